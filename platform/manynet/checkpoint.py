@@ -1,0 +1,185 @@
+"""Checkpoints that can be told whole from damaged, and files that appear whole or not at all.
+
+A checkpoint is a folder ``<root>/<run>/<job>-step-<n>`` with the state and a manifest of its digest and
+size. The manifest is written last, so a folder without one is a write that was cut off and is passed
+over; a file that differs from its manifest was damaged afterwards, which the user must know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import torch
+from pyarrow import fs
+
+from manynet.ledger import locate
+from manynet.strategy import TrainingError
+
+MANIFEST = "manifest.json"
+STATE = "state.pt"
+_CHUNK = 2**22
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint on disk is not as it was written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A written checkpoint.
+
+    Attributes:
+        folder: address of its folder.
+        job: whose state it is.
+        step: optimizer steps done.
+        manifest: ``identity`` of the training, and ``sha256`` and ``bytes`` of the state; None where the
+            manifest itself cannot be read.
+    """
+
+    folder: str
+    job: str
+    step: int
+    manifest: dict[str, Any] | None
+
+    def verify(self) -> None:
+        """Read the whole state once.
+
+        Raises:
+            CheckpointError: naming the damaged file and the remedy.
+        """
+        if self.manifest is None:
+            raise self._damaged(MANIFEST, "it cannot be read")
+        try:
+            digest, size = _digest(f"{self.folder}/{STATE}")
+        except FileNotFoundError:
+            raise self._damaged(STATE, "it is missing") from None
+        if size != self.manifest["bytes"]:
+            raise self._damaged(STATE, f"it has {size} bytes of {self.manifest['bytes']}")
+        if digest != self.manifest["sha256"]:
+            raise self._damaged(STATE, "its sha256 differs")
+
+    def load(self) -> dict[str, Any]:
+        """The state, on the CPU; nothing but tensors and plain values is unpickled."""
+        filesystem, folder = locate(self.folder)
+        with filesystem.open_input_file(f"{folder}/{STATE}") as stream:
+            return cast(dict[str, Any], torch.load(stream, map_location="cpu", weights_only=True))
+
+    def _damaged(self, file: str, what: str) -> CheckpointError:
+        return CheckpointError(
+            f"a checkpoint must be as it was written, but of {self.folder}/{file} {what}; "
+            f"delete the folder {self.folder} to go on from the checkpoint before it"
+        )
+
+
+def save(folder: str, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Write a checkpoint folder; until its manifest is there, it does not count."""
+    filesystem, path = locate(folder)
+    filesystem.create_dir(path, recursive=True)
+    with filesystem.open_output_stream(f"{path}/{STATE}") as stream:
+        hashing = _HashingStream(stream)
+        torch.save(dict(state), cast(IO[bytes], hashing))
+    manifest = {"identity": dict(identity), "sha256": hashing.digest.hexdigest(), "bytes": hashing.size}
+    write_file(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+
+
+def find(root: str, job: str | None = None) -> list[Checkpoint]:
+    """All finished checkpoints under ``root`` (of one job), newest first."""
+    found = [
+        Checkpoint(f"{run}/{name}", name.rpartition("-step-")[0], int(name.rpartition("-step-")[2]), manifest)
+        for run in _folders(root)
+        for name, manifest in _manifests(run)
+        if job is None or name.rpartition("-step-")[0] == job
+    ]
+    # Of two runs at the same step the later is the newer: run names sort by time.
+    return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.folder), reverse=True)
+
+
+def folder_name(job: str, step: int) -> str:
+    """Name of a checkpoint's folder."""
+    return f"{job}-step-{step:08d}"
+
+
+def prune(root: str, keep: int) -> None:
+    """Delete all runs' folders but the newest ``keep`` checkpoints of each job."""
+    found = find(root)
+    kept = {c.folder for job in {c.job for c in found} for c in [c for c in found if c.job == job][:keep]}
+    for run in _folders(root):
+        inside = {f for f in kept if f.startswith(f"{run}/")}
+        if not inside:
+            _delete(run)
+            continue
+        for folder in _folders(run):
+            if folder not in inside:
+                _delete(folder)
+
+
+def write_file(address: str, content: bytes) -> None:
+    """Write a small file whole, or not at all."""
+    filesystem, path = locate(address)
+    filesystem.create_dir(str(Path(path).parent), recursive=True)
+    with filesystem.open_output_stream(f"{path}.partial") as stream:
+        stream.write(content)
+    filesystem.move(f"{path}.partial", path)
+
+
+def read_json(address: str) -> Any:
+    """The content of a JSON file; None when there is none, or it cannot be read."""
+    filesystem, path = locate(address)
+    try:
+        with filesystem.open_input_file(path) as stream:
+            return json.loads(stream.read())
+    except (FileNotFoundError, ValueError, pa.ArrowException):
+        return None
+
+
+class _HashingStream:
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self.stream, self.digest, self.size = stream, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        self.stream.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def _digest(address: str) -> tuple[str, int]:
+    filesystem, path = locate(address)
+    digest, size = hashlib.sha256(), 0
+    with filesystem.open_input_stream(path) as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def _manifests(run: str) -> list[tuple[str, dict[str, Any] | None]]:
+    filesystem, _ = locate(run)
+    found = []
+    for folder in _folders(run):
+        name = folder.rpartition("/")[2]
+        written = filesystem.get_file_info(f"{locate(folder)[1]}/{MANIFEST}").type == fs.FileType.File
+        if written and name.rpartition("-step-")[2].isdecimal():
+            found.append((name, read_json(f"{folder}/{MANIFEST}")))
+    return found
+
+
+def _folders(address: str) -> list[str]:
+    filesystem, path = locate(address)
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    names = [Path(info.path).name for info in infos if info.type == fs.FileType.Directory]
+    return [f"{address}/{name}" for name in sorted(names)]
+
+
+def _delete(address: str) -> None:
+    filesystem, path = locate(address)
+    filesystem.delete_dir(path)

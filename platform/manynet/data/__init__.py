@@ -1,0 +1,9 @@
+"""Data sets: named ones, and readers of idx files, image folders and Parquet."""
+
+from manynet.data.augment import augment as augment
+from manynet.data.base import Batch as Batch
+from manynet.data.base import Data as Data
+from manynet.data.base import DataError as DataError
+from manynet.data.base import Split as Split
+from manynet.data.bundled import digits as digits
+from manynet.data.loading import load as load

@@ -1,0 +1,56 @@
+"""From the text that names a data set to the data set."""
+
+from __future__ import annotations
+
+from manynet.data import bundled
+from manynet.data.base import Data, DataError
+from manynet.data.idx import load_idx
+from manynet.data.images import load_images
+from manynet.data.parquet import load_parquet
+
+MEMORY = 2**30
+
+
+def load(
+    spec: str,
+    *,
+    channels: int | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    memory: int = MEMORY,
+) -> Data:
+    """Load a data set by name or address.
+
+    Images of one common size stay at it, unless a side is longer than `image_size`. Others are scaled to
+    cover a square of side `image_size` (by default the median of their shorter sides, at most 256) and cut
+    to its centre.
+
+    Args:
+        spec: "digits", `idx:PATH`, `images:PATH` or `parquet:ADDRESS`.
+        channels: 1 (grey) or 3 (RGB) to convert to; None keeps what the images have.
+        image_size: largest side in pixels, and the side of images that differ in size.
+        seed: of the splits that the data set does not name itself.
+        memory: bytes that decoded images may take; larger sets of `images:` and `parquet:` are streamed by
+            Ray Data.
+
+    Raises:
+        DataError: for an unknown name, an address with no data, or data that is damaged.
+    """
+    if channels not in (None, 1, 3):
+        raise DataError(f"channels must be 1 (grey) or 3 (RGB), but got {channels!r}")
+    if image_size is not None and image_size < 1:
+        raise DataError(f"image_size must be at least 1 pixel, but got {image_size}")
+    kind, _, path = spec.partition(":")
+    if kind == "idx" and path:
+        return load_idx(spec, path, channels=channels, image_size=image_size, seed=seed)
+    if kind == "images" and path:
+        return load_images(spec, path, channels=channels, image_size=image_size, seed=seed, memory=memory)
+    if kind == "parquet" and path:
+        return load_parquet(spec, path, channels=channels, image_size=image_size, seed=seed, memory=memory)
+    if spec not in bundled.__all__:
+        names = ", ".join(bundled.__all__)
+        raise DataError(
+            f"data must be one of ({names}) or idx:PATH, images:PATH, parquet:ADDRESS, but got {spec!r}"
+        )
+    data: Data = getattr(bundled, spec)(channels=channels, seed=seed)
+    return data

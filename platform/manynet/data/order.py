@@ -1,0 +1,82 @@
+"""The order of training examples: the same whatever the number of workers, and from any step on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manynet.data.base import DataError
+
+Rows = NDArray[np.int64]
+
+
+def check_share(size: int, start: int, rank: int, world: int) -> None:
+    """Refuse a joint batch that cannot be shared evenly.
+
+    Raises:
+        DataError: as `Split.stream` says.
+    """
+    if world < 1 or not 0 <= rank < world:
+        raise DataError(f"rank must be in 0..world-1, but got rank {rank} of world {world}")
+    if size < 1 or size % world:
+        raise DataError(f"batch size must be a positive multiple of the {world} workers, but got {size}")
+    if start < 0:
+        raise DataError(f"start must be at least 0, but got {start}")
+
+
+def check_batches(size: int, limit: int | None) -> None:
+    """Refuse sizes below one.
+
+    Raises:
+        DataError: as `Split.batches` says.
+    """
+    if size < 1:
+        raise DataError(f"batch size must be at least 1, but got {size}")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit must be at least 1 example, but got {limit}")
+
+
+def share(
+    epoch: Callable[[int], Iterable[Rows]], length: int, *, size: int, start: int, rank: int, world: int
+) -> Iterator[Rows]:
+    """The rows of an endless stream that are one worker's, in order.
+
+    Args:
+        epoch: the order of an epoch, in pieces of any length that together hold `length` rows.
+        length: rows in an epoch.
+        size: rows in a joint batch.
+        start: joint batches to leave out.
+        rank: which of `world` equal contiguous parts of a joint batch to keep.
+        world: how many parts a joint batch has.
+    """
+    first = start * size
+    for number in count(first // length):
+        place = number * length
+        for rows in epoch(number):
+            places = np.arange(place, place + len(rows))
+            place += len(rows)
+            mine = rows[(places >= first) & (places % size // (size // world) == rank)]
+            if len(mine):
+                yield mine
+
+
+def regroup(pieces: Iterable[tuple[NDArray[np.generic], ...]], size: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Cut arrays that arrive in pieces of any length into pieces of `size`; the last may be shorter."""
+    held: list[tuple[np.ndarray, ...]] = []
+    have = 0
+    for piece in pieces:
+        held.append(piece)
+        have += len(piece[0])
+        if have < size:
+            continue
+        joined = tuple(np.concatenate(parts) for parts in zip(*held, strict=True))
+        whole = have - have % size
+        for at in range(0, whole, size):
+            yield tuple(part[at : at + size] for part in joined)
+        held = [tuple(part[whole:] for part in joined)]
+        have -= whole
+    if have:
+        yield tuple(np.concatenate(parts) for parts in zip(*held, strict=True))

@@ -1,0 +1,147 @@
+"""Where Parquet files of images are, what they hold, and how to read some of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from manynet.data.base import DataError
+from manynet.data.columns import Columns, find_columns, images_of
+from manynet.data.pixels import Pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """Parquet files of one data set.
+
+    Attributes:
+        system: the filesystem they are on.
+        root: address of the folder, in the filesystem's own spelling.
+        paths: sorted, in the filesystem's own spelling.
+        groups: rows of each row group of each file.
+        encoded: bytes of all images as they are stored, uncompressed by Parquet.
+        columns: the names that matter.
+    """
+
+    system: pa.fs.FileSystem
+    root: str
+    paths: list[str]
+    groups: list[list[int]]
+    encoded: int
+    columns: Columns
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """First row of each row group, counted through all files, and the number of rows at the end."""
+        counts = [count for groups in self.groups for count in groups]
+        return np.cumsum([0, *counts], dtype=np.int64)
+
+    def group_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row group of each row, both counted through all files."""
+        return np.searchsorted(self.starts, rows, side="right") - 1
+
+    def place(self, row: int) -> str:
+        """How errors name a row."""
+        firsts = np.cumsum([0, *(sum(groups) for groups in self.groups)])
+        file = int(np.searchsorted(firsts, row, side="right")) - 1
+        return f"row {row - firsts[file]} of {self.paths[file]}"
+
+    def columns_of(self, file: int, names: list[str]) -> pa.Table:
+        """Read whole columns of one file."""
+        with open_parquet(self.system, self.paths[file]) as opened:
+            return _read(self.paths[file], lambda: opened.read(columns=names))
+
+    def images(self, group: int) -> list[memoryview] | Pixels:
+        """Encoded images, or pixels `(N, H, W, C)`, of a row group counted through all files."""
+        file, inside = 0, group
+        while inside >= len(self.groups[file]):
+            inside -= len(self.groups[file])
+            file += 1
+        path = self.paths[file]
+        with open_parquet(self.system, path) as opened:
+            table = _read(path, lambda: opened.read_row_group(inside, columns=[self.columns.image]))
+        return images_of(table.column(self.columns.image), path)
+
+
+def _read(path: str, read: Callable[[], pa.Table]) -> pa.Table:
+    try:
+        return read()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"Parquet files must be readable, but {path} is not: {_line(error)}") from None
+
+
+def open_parquet(system: pa.fs.FileSystem, path: str) -> pq.ParquetFile:
+    """Read a file's footer.
+
+    Raises:
+        DataError: if it is no Parquet file.
+    """
+    try:
+        return pq.ParquetFile(system.open_input_file(path))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"Parquet files must be readable, but {path} is not: {_line(error)}") from None
+
+
+def find_files(address: str) -> Files:
+    """List the files of an address, and read their footers.
+
+    Raises:
+        DataError: if there is nothing there, or the columns are not images and labels.
+    """
+    try:
+        system, root = pa.fs.FileSystem.from_uri(address) if "://" in address else _local(address)
+        info = system.get_file_info(root)
+        listed = [info] if info.is_file else system.get_file_info(pa.fs.FileSelector(root, recursive=True))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"parquet:ADDRESS must be a file or folder, but got {address!r}: {_line(error)}"
+        ) from None
+    paths = sorted(
+        entry.path for entry in listed if entry.is_file and (info.is_file or _is_parquet(entry.path, root))
+    )
+    if not paths:
+        raise DataError(f"parquet:ADDRESS must hold .parquet files, but {address!r} holds none")
+    columns = None
+    groups, encoded = [], 0
+    for path in paths:
+        with open_parquet(system, path) as file:
+            found = find_columns(file.schema_arrow, path)
+            if found != (columns := columns or found):
+                raise DataError(
+                    f"all files must have the columns of {paths[0]}, but {path} has {tuple(found)}"
+                )
+            groups.append([file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)])
+            encoded += _image_bytes(file.metadata, columns.image)
+    assert columns is not None
+    return Files(system, root, paths, groups, encoded, columns)
+
+
+def _local(address: str) -> tuple[pa.fs.FileSystem, str]:
+    return pa.fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(address))
+
+
+def _is_parquet(path: str, root: str) -> bool:
+    parts = PurePosixPath(path).relative_to(root).parts
+    return path.endswith(".parquet") and not any(part[0] in "._" for part in parts)
+
+
+def _image_bytes(metadata: Any, image: str) -> int:
+    groups = (metadata.row_group(at) for at in range(metadata.num_row_groups))
+    chunks = (group.column(at) for group in groups for at in range(group.num_columns))
+    return sum(
+        chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == image
+    )
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,17 @@
+"""What can go wrong with a device: the device itself, or one network on it."""
+
+from manynet.errors import ManynetError
+
+
+class DeviceError(ManynetError):
+    """A device name is wrong, nobody serves it, or its device stopped answering."""
+
+
+class MeasurementError(DeviceError):
+    """One network could not be measured on one device; other networks may still be."""
+
+
+def first_line(error: BaseException) -> str:
+    """Type and first line of ``error``: exporters explain themselves over pages."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

@@ -1,0 +1,101 @@
+"""The name of a device with its deployment tool and settings, as users spell it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from manynet.devices.errors import DeviceError
+
+RULE = "device must be spelled <device>/<tool>?batch=8&threads=2&precision=bf16"
+PRECISIONS = ("float32", "bf16")
+
+_BASE = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+_COUNT = re.compile(r"[1-9][0-9]*")
+
+
+@dataclass(frozen=True)
+class DeviceName:
+    """A device, the tool that deploys to it, and how a network is run there.
+
+    ``str(name)`` is canonical: settings in the order batch, threads, precision, those at their default left
+    out. The same string names the Ray resource ``device:<name>`` and the column ``latency@<name>``.
+
+    Attributes:
+        device: label of the hardware; ``host`` is the machine the study runs on.
+        tool: deployment tool, ``torch`` or ``onnxruntime``.
+        batch: examples in one run.
+        threads: processor threads of one run.
+        precision: ``float32`` or ``bf16``.
+    """
+
+    device: str
+    tool: str
+    batch: int = 1
+    threads: int = 1
+    precision: str = "float32"
+
+    @classmethod
+    def parse(cls, text: str) -> DeviceName:
+        """Read a name; settings may come in any order.
+
+        Raises:
+            DeviceError: if the spelling, a setting or a value is not allowed.
+        """
+        base, question, query = text.partition("?")
+        if not _BASE.fullmatch(base) or (question and not query):
+            raise DeviceError(f"{RULE}, but got {text!r}")
+        device, _, tool = base.partition("/")
+        settings = _settings(query, text)
+        return cls(
+            device,
+            tool,
+            _count(settings, "batch", text),
+            _count(settings, "threads", text),
+            _precision(settings, text),
+        )
+
+    @property
+    def base(self) -> str:
+        """Device and tool without settings: what one Ray resource may offer for all settings."""
+        return f"{self.device}/{self.tool}"
+
+    @property
+    def column(self) -> str:
+        """The metric that holds this device's latency in ms."""
+        return f"latency@{self}"
+
+    def __str__(self) -> str:
+        settings = {"batch": self.batch, "threads": self.threads, "precision": self.precision}
+        defaults = {"batch": 1, "threads": 1, "precision": "float32"}
+        spelled = "&".join(f"{key}={value}" for key, value in settings.items() if value != defaults[key])
+        return f"{self.base}?{spelled}" if spelled else self.base
+
+
+def _settings(query: str, text: str) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for part in query.split("&") if query else ():
+        key, _, value = part.partition("=")
+        if key not in ("batch", "threads", "precision"):
+            raise DeviceError(
+                f"device settings must be batch, threads or precision, but got {key!r} in {text!r}"
+            )
+        if key in settings:
+            raise DeviceError(f"device settings must be given once, but got {key!r} twice in {text!r}")
+        settings[key] = value
+    return settings
+
+
+def _count(settings: Mapping[str, str], key: str, text: str) -> int:
+    value = settings.get(key, "1")
+    if not _COUNT.fullmatch(value):
+        raise DeviceError(f"{key} must be a positive whole number, but got {value!r} in {text!r}")
+    return int(value)
+
+
+def _precision(settings: Mapping[str, str], text: str) -> str:
+    value = settings.get("precision", "float32")
+    if value not in PRECISIONS:
+        raise DeviceError(f"precision must be one of {', '.join(PRECISIONS)}, but got {value!r} in {text!r}")
+    return value

@@ -1,0 +1,25 @@
+"""Weight-sharing layers: each runs any slice of its largest weights, chosen by an argument of the call."""
+
+from manynet.elastic.attention import Attention, scaled_dot_product_attention
+from manynet.elastic.control import choose, repeat
+from manynet.elastic.conv import Conv2d
+from manynet.elastic.embedding import Parameter, PatchEmbedding, PositionEmbedding
+from manynet.elastic.layer import ChoiceError, Elastic
+from manynet.elastic.linear import Linear
+from manynet.elastic.norm import BatchNorm2d, LayerNorm
+
+__all__ = [
+    "Attention",
+    "BatchNorm2d",
+    "ChoiceError",
+    "Conv2d",
+    "Elastic",
+    "LayerNorm",
+    "Linear",
+    "Parameter",
+    "PatchEmbedding",
+    "PositionEmbedding",
+    "choose",
+    "repeat",
+    "scaled_dot_product_attention",
+]

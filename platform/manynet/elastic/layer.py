@@ -1,0 +1,104 @@
+"""What all elastic layers share: weights stored at their largest, of which a call uses leading slices."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from manynet.elastic.recorder import Use, recording
+from manynet.errors import ManynetError
+
+
+class ChoiceError(ManynetError, ValueError):
+    """A layer was asked for a size it does not have."""
+
+
+def chosen(choice: int | None, largest: int, name: str) -> int:
+    """The size a choice stands for; None is the largest.
+
+    Raises:
+        ChoiceError: when it is not an integer from 1 to ``largest``.
+    """
+    if choice is None:
+        return largest
+    if isinstance(choice, bool) or not isinstance(choice, int) or not 1 <= choice <= largest:
+        raise ChoiceError(f"{name} must be an integer from 1 to {largest}, but got {choice!r}")
+    return choice
+
+
+def input_size(choice: int | None, x: torch.Tensor, dim: int, largest: int, name: str) -> int:
+    """The size of an input's dimension: what was chosen, which must be what arrived.
+
+    Raises:
+        ChoiceError: when the two differ, or the layer is too narrow.
+    """
+    size = chosen(choice if choice is not None else int(x.shape[dim]), largest, name)
+    if x.shape[dim] != size:
+        raise ChoiceError(
+            f"{name} must be the input's size, but got {size} for an input of shape {tuple(x.shape)}"
+        )
+    return size
+
+
+def leading(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """The leading ``sizes`` of a tensor's first dimensions: a view, or the tensor itself when nothing is cut."""
+    for dim, size in enumerate(sizes):
+        if tensor.shape[dim] != size:
+            tensor = tensor.narrow(dim, 0, size)
+    return tensor
+
+
+class Elastic(nn.Module):
+    """A layer whose calls use leading slices of its parameters and buffers.
+
+    Subclasses note each call with :meth:`note`. A layer whose tensors are more than sliced (a kernel
+    that is resampled) says in :meth:`narrowed` what is left of them.
+    """
+
+    def note(self, sizes: Mapping[str, tuple[int, ...]], macs: int = 0, geometry: Hashable = None) -> bool:
+        """Tell the active recorder about this call.
+
+        Args:
+            sizes: leading sizes used of each parameter and buffer, by its name.
+            macs: multiply-adds of the call.
+            geometry: what else than sizes the call depends on.
+
+        Returns:
+            True when the call should return an empty output of the right shape.
+        """
+        recorder = recording()
+        return recorder is not None and recorder.use(self, Use(sizes, geometry), macs)
+
+    def narrowed(self, uses: Sequence[Use]) -> Mapping[str, torch.Tensor]:
+        """Parameters and buffers cut to the union of what ``uses`` need, by name."""
+        return {name: leading(self.get_tensor(name), sizes) for name, sizes in union(uses).items()}
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        """A direct parameter or buffer."""
+        tensor = getattr(self, name)
+        assert isinstance(tensor, torch.Tensor)
+        return tensor
+
+    def shrink(self, uses: Sequence[Use]) -> None:
+        """Keep only what ``uses`` need, as tensors of this layer's own. Only for a copy of a network."""
+        for name, tensor in self.narrowed(uses).items():
+            copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+            if name in self._parameters:
+                setattr(self, name, nn.Parameter(copy, requires_grad=self.get_tensor(name).requires_grad))
+            else:
+                setattr(self, name, copy)
+        self.resized()
+
+    def resized(self) -> None:
+        """Bring attributes that repeat the tensors' sizes up to date."""
+
+
+def union(uses: Sequence[Use]) -> dict[str, tuple[int, ...]]:
+    """The largest leading sizes that any call used of each tensor."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for use in uses:
+        for name, wanted in use.sizes.items():
+            sizes[name] = tuple(map(max, zip(wanted, sizes.get(name, wanted), strict=True)))
+    return sizes

@@ -1,0 +1,139 @@
+"""Records which modules run, with which slices, and what they cost: costing and extraction share it.
+
+The recorder lives in a context variable, never on the network: reading an architecture leaves the
+network as it was, also when a forward pass raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+from torch.utils.hooks import RemovableHandle
+
+_active: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+
+
+def recording() -> Recorder | None:
+    """The recorder of this context, or None when the network simply runs."""
+    return _active.get()
+
+
+@dataclass(frozen=True)
+class Use:
+    """One call of an elastic layer: the leading sizes of its tensors, and the geometry it ran at."""
+
+    sizes: Mapping[str, tuple[int, ...]]
+    geometry: Hashable = None
+
+
+@dataclass
+class Recorder:
+    """What ran inside the ``with`` block.
+
+    Args:
+        metering: elastic layers report their cost and return empty outputs instead of computing.
+
+    Attributes:
+        macs: multiply-adds reported by elastic layers, summed over calls.
+        ran: every module whose ``forward`` was called, in order, each once.
+        uses: the calls of each elastic layer.
+    """
+
+    metering: bool = False
+    macs: int = 0
+    ran: dict[nn.Module, None] = field(default_factory=dict)
+    uses: dict[nn.Module, list[Use]] = field(default_factory=dict)
+    _token: Token[Recorder | None] | None = None
+
+    def __enter__(self) -> Self:
+        self._token = _active.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            _active.reset(self._token)
+
+    def use(self, layer: nn.Module, use: Use, macs: int = 0) -> bool:
+        """Note one call; True when the layer should return an empty output."""
+        self.uses.setdefault(layer, []).append(use)
+        self.macs += macs
+        return self.metering
+
+    def add(self, macs: int) -> bool:
+        """Note multiply-adds that belong to no layer's weights; True when the result should be empty."""
+        self.macs += macs
+        return self.metering
+
+
+def watch(network: nn.Module) -> list[RemovableHandle]:
+    """Let every module of ``network`` tell the active recorder that it ran.
+
+    Only for a private copy of a network: the hooks stay until their handles are removed.
+    """
+    return [module.register_forward_pre_hook(_note) for module in network.modules()]
+
+
+def _note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    recorder = recording()
+    if recorder is not None:
+        recorder.ran[module] = None
+
+
+_aten = torch.ops.aten
+# PyTorch infers the shapes of these in Python, at ten times the price of an empty tensor.
+_SHAPE_KEEPING = frozenset(
+    {
+        _aten.add.Tensor,
+        _aten.mul.Tensor,
+        _aten.gelu.default,
+        _aten.relu.default,
+        _aten.silu.default,
+        _aten.hardswish.default,
+        _aten.sigmoid.default,
+    }
+)
+
+
+class PlainOperations(TorchDispatchMode):
+    """Counts the multiply-adds of matrix products and convolutions that run outside elastic layers."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.macs = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _SHAPE_KEEPING and all(_alike(args[0], other) for other in args[1:]):
+            return args[0].new_empty(args[0].shape)
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.macs += int(formula(*args, **(kwargs or {}), out_val=out)) // 2
+        return out
+
+
+def _alike(x: torch.Tensor, other: Any) -> bool:
+    return isinstance(other, torch.Tensor) and other.shape == x.shape and other.dtype == x.dtype
+
+
+def parameters_of(recorder: Recorder) -> int:
+    """Parameters of the subnet that ran, each counted once."""
+    count: dict[int, int] = {}
+    for module in recorder.ran:
+        narrowed: Mapping[str, torch.Tensor] = {}
+        if module in recorder.uses:
+            narrowed = module.narrowed(recorder.uses[module])  # type: ignore[operator]
+        for name, parameter in module.named_parameters(recurse=False):
+            count[id(parameter)] = max(count.get(id(parameter), 0), narrowed.get(name, parameter).numel())
+    return sum(count.values())

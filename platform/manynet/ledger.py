@@ -1,0 +1,285 @@
+"""Every evaluation and measurement, once: one small Parquet file a record, under one fixed schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from manynet.errors import ManynetError
+
+Kind: TypeAlias = Literal["evaluation", "anchor", "finalist"]
+
+_JSON = ("architecture", "metrics", "measurements", "details")
+_ATTEMPTS = 5
+
+
+class LedgerError(ManynetError):
+    """The ledger's folder, or something in it, cannot be used."""
+
+
+class TornFileWarning(UserWarning):
+    """A ledger file could not be read, and was set aside."""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of the ledger.
+
+    Attributes:
+        key: digest of what was evaluated and how: see ``record_key``.
+        kind: ``evaluation`` (with shared weights), ``anchor`` (trained alone) or ``finalist``.
+        space, weights, data: digests of the search space, the supernet's weights and the data set.
+        architecture: the canonical architecture.
+        protocol: what else decides the score: split, limits, calibration.
+        metrics: ``accuracy``, ``loss``, ``macs``, ``parameters``, ``latency@<device>`` (ms), ...
+        measurements: the measurements behind the latencies.
+        created: ISO time, UTC.
+        details: anything else that JSON can hold.
+    """
+
+    key: str
+    kind: Kind
+    space: str
+    weights: str
+    architecture: Mapping[str, Any]
+    data: str
+    protocol: str
+    metrics: Mapping[str, float]
+    measurements: Sequence[Mapping[str, Any]] = ()
+    created: str = field(default_factory=_now)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise LedgerError(
+                f"a record's kind must be one of {', '.join(get_args(Kind))}, but got {self.kind!r}"
+            )
+
+
+def record_key(
+    kind: Kind, space: str, weights: str, architecture: Mapping[str, Any], data: str, protocol: str
+) -> str:
+    """16 hex digits that are equal exactly where a second evaluation would repeat the first."""
+    text = json.dumps([kind, space, weights, architecture, data, protocol], sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def locate(address: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The filesystem behind a local path or a pyarrow address (``s3://...``), and the path on it.
+
+    Raises:
+        LedgerError: the address names no filesystem pyarrow knows.
+    """
+    text = str(address) if "://" in str(address) else Path(address).absolute().as_uri()
+    try:
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(text)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise LedgerError(
+            f"an address must be a path or a URI pyarrow can open, but got {text!r}: {error}"
+        ) from None
+    return filesystem, path.rstrip("/")
+
+
+SCHEMA = pa.schema([pa.field(column.name, pa.string(), nullable=False) for column in fields(Record)])
+
+
+class Ledger:
+    """A folder of records, written by many processes and read by any.
+
+    A record is written to a temporary name and renamed, so a reader sees all of it or nothing. Pickles as its
+    address: an evaluator writes its own records.
+
+    Args:
+        address: a local folder, or any pyarrow filesystem address; created when first written to.
+    """
+
+    def __init__(self, address: str | Path) -> None:
+        # A worker's working directory is not the driver's, so a relative path would mean another folder there.
+        self.address = str(address) if "://" in str(address) else str(Path(address).absolute())
+
+    def __reduce__(self) -> tuple[type[Ledger], tuple[str]]:
+        return Ledger, (self.address,)
+
+    def __repr__(self) -> str:
+        return f"Ledger({self.address!r})"
+
+    def write(self, record: Record) -> None:
+        """Write one record; a record with the same key is replaced.
+
+        Raises:
+            LedgerError: the record holds what JSON cannot, or the folder cannot be written to.
+        """
+        self._store(f"{record.key}.parquet", [record])
+
+    def read(self) -> list[Record]:
+        """All records, oldest first, one a key (the newest where a key was written twice); none of a new folder.
+
+        A file that is not whole is renamed to ``<name>.torn``, with a ``TornFileWarning``.
+
+        Raises:
+            LedgerError: a Parquet file in the folder is not a ledger's, or the folder cannot be read.
+        """
+        return self._read_all()[0]
+
+    def keys(self) -> set[str]:
+        """Keys of all records that can be read."""
+        return {record.key for record in self.read()}
+
+    def compact(self) -> int:
+        """Merge all files into one, and return how many there were.
+
+        The merged file is complete before any other is deleted: a kill in between leaves records twice, which
+        readers do not notice. Writers may go on meanwhile, but must not replace a record that is being merged.
+        """
+        records, names = self._read_all()
+        if len(names) < 2:
+            return len(names)
+        digest = hashlib.sha256("".join(sorted(record.key for record in records)).encode()).hexdigest()[:16]
+        merged = f"compacted-{digest}.parquet"
+        self._store(merged, records)
+        for name in names:
+            if name != merged:
+                self._delete(name)
+        return len(names)
+
+    @cached_property
+    def _place(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        return locate(self.address)
+
+    @cached_property
+    def _created(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        filesystem, folder = self._place
+        filesystem.create_dir(folder, recursive=True)
+        return filesystem, folder
+
+    def _store(self, name: str, records: Sequence[Record]) -> None:
+        content = _encode(records)
+        try:
+            filesystem, folder = self._created
+            # Not *.parquet, so no reader opens it; unique, so two writers of one key do not share it.
+            temporary = f"{folder}/{name}.{uuid.uuid4().hex}.tmp"
+            with filesystem.open_output_stream(temporary) as stream:
+                stream.write(content)
+            filesystem.move(temporary, f"{folder}/{name}")
+        except OSError as error:
+            raise LedgerError(f"a ledger must be a folder that can be written to, but got: {error}") from None
+
+    def _read_all(self) -> tuple[list[Record], list[str]]:
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._read_once()
+            except FileNotFoundError:
+                # Another process compacted between our listing and our reading: list again.
+                continue
+            except OSError as error:
+                raise LedgerError(f"a ledger must be a folder that can be read, but got: {error}") from None
+        raise LedgerError(f"files kept disappearing from {self.address!r} while it was read")
+
+    def _read_once(self) -> tuple[list[Record], list[str]]:
+        filesystem, folder = self._place
+        names, records = [], []
+        for info in filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True)):
+            if not info.is_file or not info.base_name.endswith(".parquet"):
+                continue
+            # Storage errors must reach the caller: only content that was read whole can be judged torn.
+            with filesystem.open_input_file(info.path) as stream:
+                content = stream.read_buffer()
+            try:
+                table = _decode(content)
+            except (pa.ArrowException, OSError) as error:
+                self._set_aside(info.base_name, error)
+                continue
+            names.append(info.base_name)
+            records += _records(table, info.path)
+        return _distinct(records), names
+
+    def _set_aside(self, name: str, error: Exception) -> None:
+        filesystem, folder = self._place
+        torn = f"{folder}/{name}.torn"
+        if filesystem.get_file_info(torn).type != pyarrow.fs.FileType.NotFound:
+            torn = f"{folder}/{name}.{uuid.uuid4().hex}.torn"
+        filesystem.move(f"{folder}/{name}", torn)
+        reason = str(error).splitlines()[0]
+        warnings.warn(
+            f"ledger file {name} is torn ({reason}); set aside as {torn}", TornFileWarning, stacklevel=5
+        )
+
+    def _delete(self, name: str) -> None:
+        filesystem, folder = self._place
+        with suppress(FileNotFoundError):  # another process compacted too
+            filesystem.delete_file(f"{folder}/{name}")
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _text(record: Record, column: str) -> str:
+    value = getattr(record, column)
+    if column not in _JSON:
+        return str(value)
+    try:
+        return json.dumps(list(value) if column == "measurements" else dict(value), default=_plain)
+    except (TypeError, ValueError) as error:
+        raise LedgerError(f"a record's {column} must be JSON, but got {value!r}: {error}") from None
+
+
+def _encode(records: Sequence[Record]) -> pa.Buffer:
+    table = pa.table(
+        {column: [_text(record, column) for record in records] for column in SCHEMA.names}, schema=SCHEMA
+    )
+    sink = pa.BufferOutputStream()
+    # Checksums tell a damaged page from a good one: without them it may decode to nonsense. What helps queries
+    # over large columns is left out: it would be most of a one-record file.
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        write_page_checksum=True,
+        use_dictionary=False,
+        write_statistics=False,
+        store_schema=False,
+    )
+    return sink.getvalue()
+
+
+def _decode(content: pa.Buffer) -> pa.Table:
+    return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(use_threads=False)
+
+
+def _records(table: pa.Table, path: str) -> list[Record]:
+    if not table.schema.equals(SCHEMA):
+        raise LedgerError(
+            f"Parquet files in a ledger must have the columns {', '.join(SCHEMA.names)}, "
+            f"but {path!r} has {', '.join(table.schema.names)}"
+        )
+    columns = table.to_pydict()
+    for column in _JSON:
+        columns[column] = [json.loads(text) for text in columns[column]]
+    return [Record(*row) for row in zip(*columns.values(), strict=True)]
+
+
+def _distinct(records: Iterable[Record]) -> list[Record]:
+    by_age = sorted(records, key=lambda record: (record.created, record.key))
+    newest = {record.key: record for record in by_age}
+    return sorted(newest.values(), key=lambda record: (record.created, record.key))

@@ -1,0 +1,84 @@
+"""How far a search is: a bar on a terminal, a log line for every tenth elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from ray import tune
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from manynet.conditions import Condition, Objective
+from manynet.searcher import ArchitectureSearcher
+
+logger = logging.getLogger(__name__)
+
+
+class Progress(tune.Callback):
+    """Shows candidates done, the best of the first objective, and candidates a second.
+
+    Used as a context manager around ``Tuner.fit``, so that the bar ends however the search does.
+    """
+
+    def __init__(
+        self,
+        searcher: ArchitectureSearcher,
+        objective: Objective,
+        conditions: Sequence[Condition],
+        console: Console | None = None,
+    ) -> None:
+        self._searcher, self._objective, self._conditions = searcher, objective, conditions
+        self._console = console or Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("search"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._earlier = len(searcher.done)
+        self._best = self._best_of(*searcher.done.values())
+        self._task = self._bar.add_task(
+            "", total=searcher.evaluations, completed=self._earlier, status=self._status(0.0)
+        )
+        self._start = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A Tuner pickles its callbacks so that it can be restored. This search never is: see the ledger.
+        return {}
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Count a candidate; Tune told the searcher before."""
+        self._best = self._best_of({self._objective.column: self._best}, trial.last_result)
+        done = len(self._searcher.done)
+        status = self._status((done - self._earlier) / (time.monotonic() - self._start))
+        self._bar.update(self._task, completed=done, status=status)
+        tenth = max(1, self._searcher.evaluations // 10)
+        if not self._console.is_terminal and done % tenth == 0:
+            logger.info("search: %d of %d, %s", done, self._searcher.evaluations, status)
+
+    def _best_of(self, *metrics: Mapping[str, float]) -> float:
+        sign = 1.0 if self._objective.maximise else -1.0
+        column = self._objective.column
+        # The best so far comes back in with no other column: it met the conditions when it was new.
+        fit = [m[column] for m in metrics if column in m and (len(m) == 1 or self._feasible(m))]
+        return max(fit, key=lambda value: sign * value, default=-sign * float("inf"))
+
+    def _feasible(self, metrics: Mapping[str, float]) -> bool:
+        return all(condition.holds(metrics) for condition in self._conditions)
+
+    def _status(self, rate: float) -> str:
+        return f"best {self._objective.column} {self._best:.4g}, {rate:.2f}/s"

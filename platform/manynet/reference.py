@@ -1,0 +1,91 @@
+"""Names of things in Python modules: ``module:name``, or ``path/to/script.py:name``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from contextvars import ContextVar
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from manynet.errors import ManynetError
+
+_reading_script: ContextVar[bool] = ContextVar("reading_script", default=False)
+
+
+class UnknownNameError(ManynetError, LookupError):
+    """A reference names nothing that can be imported."""
+
+
+class ScriptReadEnough(BaseException):
+    """Ends a script that is read only for the spaces it defines, before it starts a study."""
+
+
+def stop_if_reading_script() -> None:
+    """Called where a study begins: a script that is only being read ends here."""
+    if _reading_script.get():
+        raise ScriptReadEnough
+
+
+def load(reference: str) -> Any:
+    """Import what ``reference`` names.
+
+    Raises:
+        UnknownNameError: when it is not of the form ``module:name``, or nothing is there.
+    """
+    place, _, name = reference.rpartition(":")
+    if not place or not name:
+        raise UnknownNameError(f"a reference must be module:name or script.py:name, but got {reference!r}")
+    module = _script(Path(place)) if place.endswith(".py") else _module(place, reference)
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        names = ", ".join(sorted(n for n in vars(module) if not n.startswith("_"))) or "nothing"
+        raise UnknownNameError(f"{reference!r} names nothing: {place} has {names}") from None
+
+
+def find(value: object) -> str | None:
+    """The reference under which ``value`` can be loaded again, or None when no module holds it."""
+    for module_name, module in list(sys.modules.items()):
+        if module_name == "__main__" or not isinstance(module, ModuleType):
+            continue
+        name = _name_in(module, value)
+        if name is not None and getattr(module, "__spec__", None) is not None:
+            return f"{module_name}:{name}"
+    main = sys.modules["__main__"]
+    name, file = _name_in(main, value), getattr(main, "__file__", None)
+    if name is None or file is None:
+        return None
+    spec = getattr(main, "__spec__", None)
+    return f"{spec.name}:{name}" if spec is not None else f"{Path(file).resolve()}:{name}"
+
+
+def _name_in(module: ModuleType, value: object) -> str | None:
+    return next((name for name, held in list(vars(module).items()) if held is value), None)
+
+
+def _module(name: str, reference: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise UnknownNameError(f"{reference!r} names no module: there is no {error.name}") from None
+        raise
+
+
+def _script(path: Path) -> ModuleType:
+    name = f"manynet_script_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UnknownNameError(f"a script's path must lead to a Python file, but got {str(path)!r}")
+    module = importlib.util.module_from_spec(spec)
+    token = _reading_script.set(True)
+    try:
+        spec.loader.exec_module(module)
+    except ScriptReadEnough:
+        pass
+    finally:
+        _reading_script.reset(token)
+    return module

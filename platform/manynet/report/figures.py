@@ -1,0 +1,250 @@
+"""The report's plots, as Plotly figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from manynet.conditions import LATENCY, Objective
+from manynet.ledger import Record
+from manynet.pareto import front as non_dominated
+from manynet.ranking import RankingQuality
+from manynet.report.content import ReportContent, measurement, show
+
+INK, MUTED, FAINT, GRID = "#1f2937", "#8a94a6", "#cbd2dc", "#e8ebf0"
+OUTSIDE = "#b4bccb"
+FRONT, FINALIST, THIRD = "#2563eb", "#ea580c", "#0d9488"
+# One shape for each way a latency can be known, so that a prediction is never taken for a measurement.
+SYMBOLS = {"measured": "circle", "predicted": "diamond-open", "table": "square-open"}
+HOVER_CHOICES = 24
+LOG_RATIO = 30.0
+
+
+def layout(height: int, *, legend: bool = False, titles: bool = False) -> dict[str, Any]:
+    """What all plots have in common; room is kept for a legend below and titles above."""
+    return {
+        "height": height,
+        "template": "plotly_white",
+        "font": {"family": "system-ui, sans-serif", "size": 12, "color": INK},
+        "margin": {"l": 70, "r": 20, "t": 52 if titles else 30, "b": 90 if legend else 54},
+        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        "modebar": {
+            "bgcolor": "rgba(0,0,0,0)",
+            "color": FAINT,
+            "activecolor": INK,
+            "remove": ["select2d", "lasso2d"],
+        },
+        "hoverlabel": {
+            "bgcolor": "white",
+            "bordercolor": GRID,
+            "align": "left",
+            "font": {"size": 11, "color": INK},
+        },
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+    }
+
+
+def pareto(content: ReportContent, x: Objective, y: Objective) -> go.Figure:
+    """Every record by two objectives, with the front's outline and the finalists."""
+    figure = go.Figure()
+    outside = [record for record in content.records if not content.feasible(record)]
+    inside = [record for record in content.records if content.feasible(record)]
+    figure.add_trace(
+        _points("outside the constraints", outside, x, y, color=FAINT, symbol="x-thin", size=7, edge=OUTSIDE)
+    )
+    sources = [_source(record, x, y) for record in inside]
+    for source in dict.fromkeys(sources):
+        records = [record for record, its in zip(inside, sources, strict=True) if its == source]
+        name = f"evaluated ({source})" if source else "evaluated"
+        figure.add_trace(
+            _points(name, records, x, y, color=MUTED, symbol=SYMBOLS.get(source, "circle"), size=7)
+        )
+    figure.add_trace(_outline(content.front, x, y))
+    symbols = [SYMBOLS.get(_source(record, x, y), "circle") for record in content.front]
+    figure.add_trace(_points("", content.front, x, y, color=FRONT, symbol=symbols, size=9))
+    figure.add_trace(
+        _points("finalists", content.finalists, x, y, color=FINALIST, symbol="star", size=16, edge="white")
+    )
+    figure.update_layout(
+        **layout(440, legend=True), xaxis=_axis(x.column, inside), yaxis=_axis(y.column, inside)
+    )
+    return figure
+
+
+def best_so_far(content: ReportContent) -> go.Figure:
+    """The only objective of every record, and the best value up to each."""
+    objective = content.objectives[0]
+    values = content.values[:, 0]
+    steps = np.arange(1, len(values) + 1)
+    best = np.fmax.accumulate(values) if objective.maximise else np.fmin.accumulate(values)
+    hover = [_hover(record, [objective.column]) for record in content.records]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=steps,
+        y=values,
+        mode="markers",
+        name="evaluated",
+        marker={"color": MUTED, "size": 7},
+        text=hover,
+        hoverinfo="text",
+    )
+    figure.add_scatter(
+        x=steps, y=best, mode="lines", name="best so far", line={"color": FRONT, "shape": "hv"}
+    )
+    figure.update_layout(
+        **layout(420, legend=True),
+        xaxis={"title": "evaluations"},
+        yaxis=_axis(objective.column, content.records),
+    )
+    return figure
+
+
+def hypervolume(content: ReportContent) -> go.Figure:
+    """Hypervolume against the number of evaluations."""
+    steps = np.arange(1, len(content.curve) + 1)
+    figure = go.Figure()
+    figure.add_scatter(
+        x=steps,
+        y=content.curve,
+        mode="lines",
+        line={"color": FRONT, "shape": "hv", "width": 2},
+        fill="tozeroy",
+        fillcolor="rgba(37, 99, 235, 0.08)",
+        hovertemplate="after %{x} evaluations: %{y:.3f}<extra></extra>",
+    )
+    figure.update_layout(
+        **layout(300), xaxis={"title": "evaluations"}, yaxis={"title": "hypervolume", "range": [0, 1.02]}
+    )
+    return figure
+
+
+def training(curves: Sequence[Mapping[str, float]]) -> go.Figure:
+    """Loss, scores of the largest and the smallest subnet, and learning rate against the step."""
+    names = [name for name in dict.fromkeys(name for row in curves for name in row) if name != "step"]
+    panels = {
+        "loss": [name for name in names if name.split("/")[-1] == "loss"],
+        "validation": [name for name in names if "/" in name and not name.endswith("/loss")],
+        "learning rate": [name for name in names if name == "learning_rate"],
+    }
+    panels = {title: members for title, members in panels.items() if members}
+    figure = make_subplots(rows=1, cols=max(1, len(panels)), subplot_titles=list(panels))
+    palette = (FRONT, FINALIST, THIRD)
+    for place, members in enumerate(panels.values(), start=1):
+        for index, name in enumerate(members):
+            colour = MUTED if name == "learning_rate" else palette[index % len(palette)]
+            steps, values = zip(*((row["step"], row[name]) for row in curves if name in row), strict=True)
+            trace = go.Scatter(
+                x=steps, y=values, name=escape(name), mode="lines+markers" if len(steps) < 40 else "lines",
+                line={"color": colour, "width": 2}, marker={"size": 5},
+            )  # fmt: skip
+            figure.add_trace(trace, row=1, col=place)
+        every = all(name.endswith("accuracy") for name in members)
+        figure.update_yaxes(tickformat=".0%" if every else None, row=1, col=place)
+        figure.update_xaxes(title_text="step", row=1, col=place)
+    figure.update_layout(**layout(380, legend=True, titles=True))
+    return figure
+
+
+def ranking(anchors: Sequence[tuple[float, float]], quality: RankingQuality | None) -> go.Figure:
+    """Accuracy with shared weights against accuracy trained alone."""
+    shared, alone = zip(*anchors, strict=True)
+    figure = go.Figure()
+    figure.add_scatter(
+        x=shared,
+        y=alone,
+        mode="markers",
+        marker={"color": FRONT, "size": 10, "line": {"color": "white", "width": 1}},
+        hovertemplate="shared %{x:.2%}<br>alone %{y:.2%}<extra></extra>",
+    )
+    if quality is not None:
+        figure.add_annotation(
+            text=escape(str(quality)), x=0.02, y=0.98, xref="paper", yref="paper", showarrow=False,
+            xanchor="left", yanchor="top", bgcolor="rgba(255,255,255,0.85)", font={"size": 13, "color": INK},
+        )  # fmt: skip
+    axis = {"tickformat": ".1%"}
+    figure.update_layout(
+        **layout(360),
+        xaxis={"title": "accuracy with shared weights", **axis},
+        yaxis={"title": "accuracy trained alone", **axis},
+    )
+    return figure
+
+
+def _points(
+    name: str,
+    records: Sequence[Record],
+    x: Objective,
+    y: Objective,
+    *,
+    color: str,
+    symbol: str | list[str],
+    size: int,
+    edge: str | None = None,
+) -> go.Scatter:
+    here = [record for record in records if x.column in record.metrics and y.column in record.metrics]
+    return go.Scatter(
+        x=[record.metrics[x.column] for record in here],
+        y=[record.metrics[y.column] for record in here],
+        name=name,
+        mode="markers",
+        visible=bool(here),
+        showlegend=bool(name),
+        marker={"color": color, "symbol": symbol, "size": size, "line": {"width": 1, "color": edge or color}},
+        text=[_hover(record, [y.column, x.column]) for record in here],
+        hoverinfo="text",
+    )
+
+
+def _outline(front: Sequence[Record], x: Objective, y: Objective) -> go.Scatter:
+    """The edge of what these two objectives dominate."""
+    pairs = np.array([[record.metrics[x.column], record.metrics[y.column]] for record in front]).reshape(
+        -1, 2
+    )
+    edge = pairs[non_dominated(pairs, [x.maximise, y.maximise])]
+    edge = edge[np.argsort(edge[:, 0])]
+    return go.Scatter(
+        x=edge[:, 0], y=edge[:, 1], mode="lines", name="Pareto front", hoverinfo="skip",
+        line={"color": FRONT, "width": 1.5, "shape": "vh" if x.maximise else "hv"},
+    )  # fmt: skip
+
+
+def _source(record: Record, x: Objective, y: Objective) -> str:
+    found = [measurement(record, column).get("source", "") for column in (x.column, y.column)]
+    return next((str(source) for source in found if source), "")
+
+
+def _hover(record: Record, first: Sequence[str]) -> str:
+    columns = dict.fromkeys([*first, *record.metrics])
+    lines = [
+        f"<b>{escape(name)}  {show(name, record.metrics.get(name))}</b>{_spread(record, name)}"
+        for name in columns
+    ]
+    choices = [f"{escape(str(key))} = {escape(str(value))}" for key, value in record.architecture.items()]
+    rows = [", ".join(choices[start : start + 2]) for start in range(0, min(len(choices), HOVER_CHOICES), 2)]
+    if len(choices) > HOVER_CHOICES:
+        rows.append(f"… and {len(choices) - HOVER_CHOICES} more choices")
+    return "<br>".join([*lines, "", *rows])
+
+
+def _spread(record: Record, column: str) -> str:
+    found = measurement(record, column)
+    if not found:
+        return ""
+    return f"  ± {float(found.get('spread', 0)):.0%}, {escape(str(found.get('source', '')))}"
+
+
+def _axis(column: str, records: Sequence[Record]) -> dict[str, Any]:
+    unit = " (ms)" if column.startswith(LATENCY) else ""
+    axis: dict[str, Any] = {"title": {"text": escape(column) + unit}}
+    values = [record.metrics[column] for record in records if column in record.metrics]
+    if column.endswith("accuracy"):
+        axis["tickformat"] = ".1%" if values and np.ptp(values) < 0.1 else ".0%"
+    elif values and min(values) > 0 and max(values) / min(values) > LOG_RATIO:
+        axis["type"] = "log"
+    return axis

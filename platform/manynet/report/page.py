@@ -1,0 +1,250 @@
+"""The report's HTML: sections around the plots, and the tables."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from manynet.conditions import LATENCY
+from manynet.ledger import Record, locate
+from manynet.report import figures
+from manynet.report.content import ReportContent, ReportError, measurement, show
+from manynet.report.parallel import parallel
+from manynet.report.style import CSS
+
+# Nothing is fetched, whatever the page comes to hold. Plotly's WebGL plots compile functions.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:"
+)
+SUMMARY_CHOICES = 4
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page."""
+
+    name: str
+    title: str
+    note: str
+    body: str
+
+
+def write_report(address: str | Path, content: ReportContent) -> None:
+    """Write the report as one HTML file, to a local path or a pyarrow filesystem address.
+
+    Raises:
+        ReportError: the file cannot be written.
+    """
+    filesystem, path = locate(address)
+    page = render(content).encode()
+    # A reader, or a kill, in the middle must leave the report that was there before.
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
+        with filesystem.open_output_stream(temporary) as stream:
+            stream.write(page)
+        filesystem.move(temporary, path)
+    except OSError as error:
+        raise ReportError(f"a report must be a file that can be written, but got: {error}") from None
+
+
+def render(content: ReportContent) -> str:
+    """The whole page."""
+    makers = (_pareto, _hypervolume, _parallel, _training, _ranking, _finalists)
+    sections = [maker(content) for maker in makers]
+    links = "".join(f'<a href="#{one.name}">{escape(one.title)}</a>' for one in sections)
+    title = escape(content.title)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title} · Manynet</title>\n<style>{CSS}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n<body>\n"
+        f"<header><div><h1>{title}</h1>{_facts(content)}</div><nav>{links}</nav></header>\n<main>\n"
+        f"{_summary(content)}{''.join(map(_html, sections))}</main>\n</body>\n</html>\n"
+    )
+
+
+def _html(section: Section) -> str:
+    note = f'<p class="note">{section.note}</p>' if section.note else ""
+    return f'<section id="{section.name}"><h2>{escape(section.title)}</h2>{note}{section.body}</section>\n'
+
+
+def _plot(figure: go.Figure, name: str) -> str:
+    config = {"responsive": True, "displaylogo": False}
+    html = figure.to_html(full_html=False, include_plotlyjs=False, config=config, div_id=f"plot-{name}")
+    return f'<div class="plot">{html}</div>'
+
+
+def _empty(why: str) -> str:
+    return f'<p class="empty">{escape(why)}</p>'
+
+
+def _facts(content: ReportContent) -> str:
+    facts = {**content.facts, "objectives": ", ".join(map(str, content.objectives))}
+    if content.conditions:
+        facts["constraints"] = " and ".join(map(str, content.conditions))
+    return (
+        '<p class="facts">'
+        + " ".join(f"<span><b>{escape(key)}</b> {escape(value)}</span>" for key, value in facts.items())
+        + "</p>"
+    )
+
+
+def _summary(content: ReportContent) -> str:
+    count = f"{len(content.front)} on the Pareto front" if len(content.objectives) > 1 else ""
+    cards = [("evaluations", f"{len(content.records)}", count)]
+    for objective in content.objectives if content.front else ():
+        best = (max if objective.maximise else min)(
+            record.metrics[objective.column] for record in content.front
+        )
+        cards.append((f"best {objective.column}", show(objective.column, best), "shared weights"))
+    if content.front and len(content.objectives) > 1:
+        cards.append(("hypervolume", f"{content.curve[-1]:.3f}", "of the box seen"))
+    tested = [
+        record.metrics["test_accuracy"] for record in content.finalists if "test_accuracy" in record.metrics
+    ]
+    if tested:
+        cards.append(
+            ("best test accuracy", show("accuracy", max(tested)), f"{len(content.finalists)} finalists")
+        )
+    if content.baseline:
+        name, accuracy = content.baseline
+        cards.append((name, show("accuracy", accuracy), "test accuracy, baseline"))
+    if content.ranking:
+        interval = f"Kendall tau, 95% {content.ranking.low:.2f} to {content.ranking.high:.2f}"
+        cards.append(("ranking quality", f"{content.ranking.tau:.2f}", interval))
+    tiles = (
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        for name, value, note in cards
+    )
+    return f'<dl class="cards">{"".join(tiles)}</dl>\n'
+
+
+def _pareto(content: ReportContent) -> Section:
+    title, first, others = "Pareto front", content.objectives[0], content.objectives[1:]
+    if not content.records:
+        return Section("pareto", title, "", _empty("No architecture has been evaluated yet."))
+    if not content.front:
+        why = "No evaluated architecture has every objective and meets every constraint."
+        return Section("pareto", title, "", _empty(why))
+    table = f"<details><summary>As a table</summary>{_table(content, content.front, {})}</details>"
+    if not others:
+        note = "One objective: there is no front, so this is the best value as the search went on."
+        return Section("pareto", "Best so far", note, _plot(figures.best_so_far(content), "pareto") + table)
+    plots = [_plot(figures.pareto(content, x, first), f"pareto-{place}") for place, x in enumerate(others)]
+    note = "Scores with shared weights; hover a point for its architecture."
+    if len(others) > 1:
+        note += " Blue points are on the front of all objectives together; a line outlines two of them."
+    grid = f'<div class="grid">{"".join(plots)}</div>' if len(plots) > 1 else plots[0]
+    return Section("pareto", title, note, grid + table)
+
+
+def _hypervolume(content: ReportContent) -> Section:
+    title = "Hypervolume"
+    if not content.front:
+        return Section(
+            "hypervolume", title, "", _empty("There is no Pareto front whose volume could be computed.")
+        )
+    if len(content.objectives) == 1:
+        return Section("hypervolume", title, "", _empty("One objective has no volume: see the best so far."))
+    note = (
+        "Share of the box between the best and the worst value of each objective that the front dominates. "
+        "A flat end means that more evaluations found nothing better."
+    )
+    return Section("hypervolume", title, note, _plot(figures.hypervolume(content), "hypervolume"))
+
+
+def _parallel(content: ReportContent) -> Section:
+    title = "Choices and metrics"
+    if len(content.records) < 2:
+        return Section("choices", title, "", _empty("At least two evaluated architectures are needed."))
+    note = (
+        f"One line an architecture, coloured by {escape(content.colour)}; choices that never varied are left out. "
+        "Drag along an axis to keep only the lines that cross it there, drag a name to move its axis."
+    )
+    return Section("choices", title, note, f'<div class="wide">{_plot(parallel(content), "choices")}</div>')
+
+
+def _training(content: ReportContent) -> Section:
+    title = "Supernet training"
+    if not content.curves:
+        return Section("training", title, "", _empty("No training curve was recorded."))
+    note = "Training loss, and validation scores of the largest and the smallest subnet."
+    return Section("training", title, note, _plot(figures.training(content.curves), "training"))
+
+
+def _ranking(content: ReportContent) -> Section:
+    title = "Ranking quality"
+    if not content.anchors:
+        why = "No anchor was trained alone, so how far the shared-weight ranking can be trusted is unknown."
+        return Section("ranking", title, "", _empty(why))
+    plot = _plot(figures.ranking(content.anchors, content.ranking), "ranking")
+    if content.ranking is None:
+        return Section("ranking", title, "Too few anchors for Kendall's tau.", plot)
+    mark = "good" if content.ranking.carries_search else "bad"
+    note = f'<span class="{mark}">{escape(content.ranking.verdict)}.</span> The interval is a 95% bootstrap.'
+    return Section("ranking", title, note, plot)
+
+
+def _finalists(content: ReportContent) -> Section:
+    title = "Finalists"
+    if not content.finalists:
+        return Section("finalists", title, "", _empty("No finalist has been fine-tuned yet."))
+    note = "Fine-tuned, stand-alone models. The test split was used once, for these; ± is the interquartile range."
+    best = content.objectives[0]
+    ordered = sorted(
+        content.finalists,
+        key=lambda record: record.metrics.get(best.column, 0.0),
+        reverse=best.maximise,
+    )
+    return Section("finalists", title, note, _table(content, ordered, content.links))
+
+
+def _table(content: ReportContent, records: Sequence[Record], links: Mapping[str, Sequence[str]]) -> str:
+    known = dict.fromkeys(column for record in records for column in record.metrics)
+    leading = [column for column in ("accuracy", "test_accuracy", "parameters", "macs") if column in known]
+    asked = [one.column for one in content.objectives if one.column in known and one.column not in leading]
+    columns = list(dict.fromkeys([*leading, *asked, *(name for name in known if name.startswith(LATENCY))]))
+    cells: list[tuple[str, Callable[[Record], str]]] = [("architecture", _architecture)]
+    cells += [(name, lambda record, name=name: _value(record, name)) for name in columns]  # type: ignore[misc]
+    if any(links.get(record.key) for record in records):
+        cells.append(("files", lambda record: _files(links.get(record.key, ()))))
+    head = "".join(f"<th>{escape(name)}</th>" for name, _ in cells)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{cell(record)}</td>' for _, cell in cells)}</tr>" for record in records
+    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _value(record: Record, column: str) -> str:
+    text = escape(show(column, record.metrics.get(column)))
+    found = measurement(record, column)
+    if not found:
+        return text
+    source = str(found.get("source", "measured"))
+    doubts = [source] if source != "measured" else []
+    doubts += ["unsteady"] if not found.get("steady", True) else []
+    return f"{text} <small>± {float(found.get('spread', 0)):.0%} {escape(', '.join(doubts))}</small>"
+
+
+def _architecture(record: Record) -> str:
+    choices = [f"{key} = {value}" for key, value in record.architecture.items()]
+    if len(choices) <= SUMMARY_CHOICES:
+        return f"<code>{escape(', '.join(choices))}</code>"
+    shown = escape(", ".join(choices[:SUMMARY_CHOICES]))
+    rest = "<br>".join(map(escape, choices[SUMMARY_CHOICES:]))
+    return f"<details><summary><code>{shown}, …</code></summary><code>{rest}</code></details>"
+
+
+def _files(links: Sequence[str]) -> str:
+    return " ".join(
+        f'<a href="{escape(quote(link))}">{escape(PurePosixPath(link).name)}</a>' for link in links
+    )

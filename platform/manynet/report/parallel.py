@@ -1,0 +1,70 @@
+"""Parallel coordinates: which choices go with which scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from manynet.conditions import LATENCY
+from manynet.report.content import ReportContent
+from manynet.report.figures import INK, layout
+
+TICKED = 8
+LABEL = 34
+
+
+def parallel(content: ReportContent) -> go.Figure:
+    """Parallel coordinates over the metrics and the choices that vary."""
+    keys = list(dict.fromkeys(key for record in content.records for key in record.architecture))
+    rows = [(key, [record.architecture.get(key) for record in content.records]) for key in keys]
+    varied = [(key, column) for key, column in rows if len(set(map(repr, column))) > 1]
+    metrics = [(name, [record.metrics.get(name) for record in content.records]) for name in content.metrics]
+    dimensions = [_dimension(name, column) for name, column in [*metrics, *varied]]
+    colours = [record.metrics.get(content.colour, math.nan) for record in content.records]
+    bar = {"title": {"text": escape(content.colour)}, "thickness": 12, "outlinewidth": 0}
+    if content.colour.endswith("accuracy"):
+        bar["tickformat"] = ".0%"
+    figure = go.Figure(
+        go.Parcoords(
+            dimensions=dimensions,
+            line={"color": colours, "colorscale": "Viridis", "showscale": True, "colorbar": bar},
+            labelangle=-25,
+            labelside="top",
+            tickfont={"size": 10, "color": INK},
+            rangefont={"size": 1, "color": "rgba(0,0,0,0)"},
+        )
+    )
+    style = layout(460) | {"margin": {"l": 60, "r": 30, "t": 110, "b": 24}}
+    # Narrower than this and the axes' labels run into each other; the page scrolls sideways instead.
+    figure.update_layout(**style, width=max(1060, 92 * len(dimensions) + 160))
+    return figure
+
+
+def _dimension(name: str, column: Sequence[Any]) -> dict[str, Any]:
+    """An axis of parallel coordinates: numbers as they are, anything else as evenly spaced ticks."""
+    title = f"{name.removeprefix(LATENCY)} (ms)" if name.startswith(LATENCY) else name
+    label = escape(title if len(title) <= LABEL else f"{title[: LABEL - 1]}…")
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in column)
+    if numeric and len(set(column)) > TICKED:
+        style = {"tickformat": ".0%"} if name.endswith("accuracy") else {}
+        return {"label": label, "values": column, **style}
+    if numeric:
+        return {"label": label, "values": column, "tickvals": sorted(set(column))}
+    # A choice that is not part of an architecture gets a tick of its own, at the bottom.
+    options = sorted({value for value in column if value is not None}, key=_order)
+    ticks = [None, *options] if None in column else options
+    return {
+        "label": label,
+        "values": [ticks.index(value) for value in column],
+        "tickvals": list(range(len(ticks))),
+        "ticktext": ["–" if tick is None else escape(str(tick)) for tick in ticks],
+    }
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    number = isinstance(value, int | float)
+    return not number, float(value) if number else 0.0, str(value)

@@ -1,0 +1,55 @@
+"""From a sampler's name and options to the sampler."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+
+from manynet import reference, samplers
+from manynet.conditions import Objective
+from manynet.errors import ManynetError
+
+
+class SamplerError(ManynetError, ValueError):
+    """There is no such sampler, or it does not take these options."""
+
+
+def load(
+    name: str, options: Mapping[str, Any], seed: int, objectives: Sequence[Objective]
+) -> optuna.samplers.BaseSampler:
+    """Make a sampler.
+
+    Args:
+        name: one of ``manynet.samplers.__all__``, or ``module:name`` of a function
+            ``(seed, objectives, **options)`` that returns an Optuna sampler.
+        options: arguments of that function besides the first two.
+        seed: of the sampler's draws.
+        objectives: what the search is for.
+
+    Raises:
+        SamplerError: nothing has this name, or what has it refuses the options.
+        UnknownNameError: ``module:name`` names nothing.
+    """
+    make = _named(name)
+    known = list(inspect.signature(make).parameters.values())[2:]
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known)
+    unknown = [option for option in options if option not in {parameter.name for parameter in known}]
+    if unknown and not open_ended:
+        names = ", ".join(parameter.name for parameter in known) or "none"
+        raise SamplerError(f"options of sampler {name!r} must be among ({names}), but got {unknown[0]!r}")
+    try:
+        return make(seed, objectives, **options)  # type: ignore[no-any-return]
+    except (TypeError, ValueError) as error:
+        raise SamplerError(f"options of sampler {name!r} are wrong: {error}") from error
+
+
+def _named(name: str) -> Any:
+    if ":" in name:
+        return reference.load(name)
+    if name not in samplers.__all__:
+        known = ", ".join(sorted(samplers.__all__))
+        raise SamplerError(f"sampler must be one of ({known}) or module:name, but got {name!r}")
+    return getattr(samplers, name)

@@ -1,0 +1,99 @@
+"""What one candidate gets in a search: extracted, its statistics renewed, scored, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import ray
+import torch
+
+from manynet.conditions import LATENCY
+from manynet.data import Data
+from manynet.evaluation import Inputs, score
+from manynet.evaluator import Evaluate, Evaluation
+from manynet.settings import SearchSettings
+from manynet.space import Architecture, SearchSpace
+from manynet.subnet import Subnet, extract
+
+
+class Latency(Protocol):
+    """One measurement: its median in ms, and all the ledger keeps of it."""
+
+    @property
+    def milliseconds(self) -> float: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+Measure = Callable[[Subnet, Inputs], Mapping[str, Latency]]
+"""Latency of a subnet on every device, by the device's name; takes the device for itself."""
+Lease = Callable[[], AbstractContextManager[object]]
+"""A share of this node's compute, to be held for one batch."""
+
+
+def calibration_batches(data: Data, count: int, size: int) -> list[Inputs]:
+    """The training inputs that renew batch-norm statistics: the same for every subnet.
+
+    Returns:
+        ``count`` batches of ``size`` examples, in an order that does not follow the classes.
+    """
+    return [batch.inputs for batch in islice(data.train.stream(size, seed=0), count)]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Makes an evaluator's evaluation: called once in its process.
+
+    Attributes:
+        space: what is searched.
+        weights: reference to the supernet's state in the object store.
+        data: its train split calibrates, its validation split scores.
+        settings: how many examples of each.
+        measure: latencies, or None where none is asked for.
+        lease: entered once a batch.
+    """
+
+    space: SearchSpace
+    weights: ray.ObjectRef[Mapping[str, torch.Tensor]]
+    data: Data
+    settings: SearchSettings
+    measure: Measure | None = None
+    lease: Lease = nullcontext
+
+    def __call__(self) -> Evaluate:
+        # One thread an evaluator, or two of them on two cores would be slower than one.
+        torch.set_num_threads(1)
+        network = self.space.build()
+        weights: Mapping[str, Any] = ray.get(self.weights)
+        network.load_state_dict(weights)
+        network.eval().requires_grad_(False)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        batches = calibration_batches(self.data, self.settings.calibration_batches, self.settings.batch_size)
+
+        def evaluate(arch: Architecture) -> Evaluation:
+            subnet = extract(network, arch, self.space.example(arch, batch=1))
+            return self._evaluation(subnet, batches, device)
+
+        return evaluate
+
+    def _evaluation(self, subnet: Subnet, batches: Sequence[Inputs], device: torch.device) -> Evaluation:
+        cost = self.space.read(subnet.arch)
+        metrics = score(
+            subnet.to(device),
+            self.space,
+            self.data.validation,
+            batch_size=self.settings.batch_size,
+            calibration=batches,
+            limit=self.settings.validation_examples,
+            lease=self.lease,
+        )
+        metrics |= {"macs": cost.macs, "parameters": cost.parameters}
+        if self.measure is None:
+            return Evaluation(metrics)
+        measured = self.measure(subnet.cpu(), self.space.example(subnet.arch, batch=1))
+        metrics |= {LATENCY + name: taken.milliseconds for name, taken in measured.items()}
+        return Evaluation(metrics, [taken.to_dict() for taken in measured.values()])

@@ -1,0 +1,265 @@
+"""Search a supernet: candidates run as Ray Tune trials on evaluators that are kept, and end in the ledger."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+
+import optuna
+import ray
+import torch
+from ray import tune
+from ray.actor import ActorHandle
+
+from manynet.conditions import (
+    LATENCY,
+    Condition,
+    Objective,
+    check_columns,
+    latency_devices,
+    parse_conditions,
+    parse_objectives,
+)
+from manynet.data import Data
+from manynet.errors import ManynetError
+from manynet.evaluator import Evaluator, Gate, Prepare, Provenance
+from manynet.ledger import Ledger, Record
+from manynet.progress import Progress
+from manynet.samplers import loading
+from manynet.scoring import Lease, Measure, Scoring
+from manynet.searcher import ASKS, COST, DRAWS, STEPS, ArchitectureSearcher
+from manynet.settings import SearchSettings
+from manynet.space import SearchSpace
+
+logger = logging.getLogger(__name__)
+
+
+class SearchError(ManynetError, RuntimeError):
+    """A search cannot start, or cannot go on."""
+
+
+def search(
+    space: SearchSpace,
+    weights: Mapping[str, torch.Tensor],
+    data: Data,
+    settings: SearchSettings,
+    ledger: Ledger,
+    folder: str | Path,
+    *,
+    weights_digest: str,
+    measure: Measure | None = None,
+    lease: Lease = nullcontext,
+) -> list[Record]:
+    """Search ``space`` under trained ``weights``; see :func:`run` for what is returned and raised.
+
+    Args:
+        space: what is searched.
+        weights: the supernet's ``state_dict``.
+        data: the validation split scores, the train split calibrates.
+        settings: of the search.
+        ledger: where every evaluation ends.
+        folder: of the study; Tune's own state goes to ``search`` in it.
+        weights_digest: identity of ``weights``.
+        measure: gives latencies by device name; needed where a ``latency@`` column is asked for.
+        lease: entered once a batch by every evaluator.
+    """
+    objectives, conditions = wanted(settings)
+    if measure is None and (devices := latency_devices([*objectives, *conditions])):
+        raise SearchError(f"a latency column needs a device that measures, but got none for {devices[0]!r}")
+    prepare = Scoring(space, ray.put(dict(weights)), data, settings, measure, lease)
+    return run(space, settings, ledger, prepare, provenance(space, weights_digest, data, settings), folder)
+
+
+def run(
+    space: SearchSpace,
+    settings: SearchSettings,
+    ledger: Ledger,
+    prepare: Prepare,
+    provenance: Provenance,
+    folder: str | Path,
+) -> list[Record]:
+    """Evaluate until ``settings.evaluations`` distinct architectures are in the ledger.
+
+    Those already there under the same provenance count, and prime the sampler: after a kill, the same
+    call does what is missing.
+
+    Args:
+        space: what is searched.
+        settings: objectives, constraints, sampler, how many evaluations, how many side by side.
+        ledger: where evaluators write each record before they report it.
+        prepare: called once in each evaluator's process, returns the evaluation.
+        provenance: what decides a score besides the architecture.
+        folder: local path or filesystem address; Tune's own state goes to ``search`` in it.
+
+    Returns:
+        All evaluations under ``provenance``, oldest first.
+
+    Raises:
+        ConditionError: an objective or constraint is misspelt.
+        SamplerError: there is no such sampler, or it does not take these options.
+        SearchError: a constraint is out of reach, the first evaluations all fail, or nothing feasible
+            is found.
+    """
+    sampler = check(space, settings)
+    objectives, conditions = wanted(settings)
+    records = [record for record in ledger.read() if provenance.made(record)]
+    if len(records) >= settings.evaluations:
+        return records
+    _quiet()
+    searcher = ArchitectureSearcher(
+        space,
+        objectives,
+        conditions,
+        sampler,
+        provenance,
+        evaluations=settings.evaluations,
+        seed=settings.seed,
+        records=records,
+    )
+    gate = _gate(min(settings.evaluators, settings.evaluations - len(records)))
+    trainable = tune.with_parameters(
+        Evaluator, prepare=prepare, ledger=ledger, provenance=provenance, gate=gate
+    )
+    with Progress(searcher, objectives[0], conditions) as progress:
+        trainable = tune.with_resources(trainable, _resources(settings.evaluators))
+        errors = _fit(trainable, searcher, progress, folder, settings.evaluators)
+    _judge(searcher, conditions, errors)
+    return [record for record in ledger.read() if provenance.made(record)]
+
+
+def check(space: SearchSpace, settings: SearchSettings) -> optuna.samplers.BaseSampler:
+    """Refuse settings that a search would fail on, before anything is trained for it; the sampler they ask for.
+
+    Raises:
+        ConditionError, SamplerError, SearchError: as :func:`run`.
+    """
+    objectives, conditions = wanted(settings)
+    check_reachable(space, conditions)
+    return loading.load(settings.sampler, settings.sampler_options, settings.seed, objectives)
+
+
+def provenance(space: SearchSpace, weights_digest: str, data: Data, settings: SearchSettings) -> Provenance:
+    """What a search's records have in common."""
+    return Provenance(space.digest, weights_digest, data.digest, protocol(settings))
+
+
+def wanted(settings: SearchSettings) -> tuple[list[Objective], list[Condition]]:
+    """Objectives and conditions of a search, checked.
+
+    Raises:
+        ConditionError: one is misspelt or names a column no evaluation has.
+    """
+    objectives, conditions = parse_objectives(settings.objectives), parse_conditions(settings.constraints)
+    check_columns([*objectives, *conditions])
+    return objectives, conditions
+
+
+def protocol(settings: SearchSettings) -> str:
+    """What decides a candidate's record besides weights and data, in words: part of its ledger key."""
+    objectives, conditions = wanted(settings)
+    calibration = f"calibration={settings.calibration_batches}x{settings.batch_size}"
+    latencies = [LATENCY + device for device in sorted(latency_devices([*objectives, *conditions]))]
+    return " ".join([f"validation={settings.validation_examples}", calibration, *latencies])
+
+
+def check_reachable(space: SearchSpace, conditions: list[Condition]) -> None:
+    """Refuse bounds that no subnet can meet, before anything is evaluated.
+
+    Raises:
+        SearchError: for the first such bound.
+    """
+    for condition in conditions:
+        column, bound = condition.column, condition.bound
+        if column == "accuracy" and not 0 <= bound <= 1:
+            raise SearchError(f"a bound on accuracy must be from 0 to 1, but got '{condition}'")
+        if column.startswith(LATENCY) and bound <= 0:
+            raise SearchError(f"a bound on latency must be above 0 ms, but got '{condition}'")
+        if column in COST:
+            _check_cost(space, condition)
+
+
+def _check_cost(space: SearchSpace, condition: Condition) -> None:
+    least, most = (getattr(space.read(arch), condition.column) for arch in (space.smallest, space.largest))
+    reach = {"<": least, ">": most, "=": min(max(condition.bound, least), most)}
+    if not condition.holds({condition.column: reach[condition.operator[0]]}):
+        raise SearchError(
+            f"a bound on {condition.column} must be within the space's {least} to {most}, but got '{condition}'"
+        )
+
+
+def _quiet() -> None:
+    # Tune takes both only from the environment. Its loggers cost more than its trials do and would
+    # repeat the ledger; and evaluators must resolve relative paths as the driver does.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Without its loggers Tune warns of every trial that it knows no metrics of it: the ledger does.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)
+
+
+def _gate(evaluators: int) -> ActorHandle[Gate]:
+    # All there are, not those free now: workers of the step before may not have let go of theirs yet.
+    fit = int(ray.cluster_resources().get("CPU", 1))
+    return ray.remote(num_cpus=0)(Gate).remote(max(1, min(evaluators, fit)))  # type: ignore[return-value]
+
+
+def _resources(evaluators: int) -> dict[str, float]:
+    share = ray.cluster_resources().get("GPU", 0.0) / evaluators
+    return {"cpu": 1, "gpu": 1 if share >= 1 else round(share - 5e-5, 4)} if share else {"cpu": 1}
+
+
+def _fit(
+    trainable: type[tune.Trainable],
+    searcher: ArchitectureSearcher,
+    progress: Progress,
+    folder: str | Path,
+    evaluators: int,
+) -> list[BaseException]:
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            max_concurrent_trials=evaluators,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: str(trial.trial_id),
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name="search",
+            storage_path=str(folder) if "://" in str(folder) else str(Path(folder).absolute()),
+            callbacks=[progress],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    return list(tuner.fit().errors)
+
+
+def _judge(searcher: ArchitectureSearcher, conditions: list[Condition], errors: list[BaseException]) -> None:
+    """Say why a search ended before its time, if it did."""
+    if searcher.hopeless:
+        died = f" ({str(errors[-1]).strip().splitlines()[-1]})" if errors else ""
+        raise SearchError(
+            f"evaluations must succeed, but {len(searcher.failures)} failed, "
+            f"the last with {searcher.failures[-1]}{died}"
+        )
+    if not searcher.finished:
+        # Tune ends in good order on an interrupt and says nothing; the steps that follow must not run.
+        raise KeyboardInterrupt
+    if searcher.exhausted and not searcher.done:
+        texts = " and ".join(map(str, conditions))
+        raise SearchError(
+            f"constraints must leave architectures to evaluate, but none of {ASKS + STEPS + DRAWS} met '{texts}'"
+        )
+    if searcher.exhausted:
+        logger.warning(
+            "search ended after %d of %d evaluations: no new architecture in %d proposals",
+            len(searcher.done),
+            searcher.evaluations,
+            ASKS + STEPS + DRAWS,
+        )

@@ -1,0 +1,122 @@
+"""What each step of a study takes: one model a step, shared by Python and by experiment files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from manynet.errors import ManynetError
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Scalar = bool | int | float | str
+
+
+class SettingsError(ManynetError, ValueError):
+    """A step was given an unknown argument, or a value that is not allowed."""
+
+
+class Settings(BaseModel):
+    """Base of the three steps' arguments: unknown names and wrong values are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def step(cls) -> str:
+        """Name of the step, as an experiment file spells it: ``train``, ``search`` or ``finalists``."""
+        return cls.__name__.removesuffix("Settings").lower()
+
+    @classmethod
+    def checked(cls, given: dict[str, Any]) -> Any:
+        """Validate ``given``; raise one line that names the key, the value and what is allowed.
+
+        Raises:
+            SettingsError: for the first argument that is wrong.
+        """
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise SettingsError(_one_line(cls, error)) from None
+
+
+def _one_line(model: type[Settings], error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join([model.step(), *map(str, first["loc"])])
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not a key; {model.step()} takes {', '.join(model.model_fields)}"
+    if first["type"] == "missing":
+        return f"{key} is required"
+    rule = first["msg"][0].lower() + first["msg"][1:]
+    return f"{key}: {rule}, but got {first['input']!r}"
+
+
+class TrainSettings(Settings):
+    """How shared weights are trained."""
+
+    strategy: str = Field(
+        "trainers.sandwich:Sandwich", description="which architectures a step trains, and the loss"
+    )
+    strategy_options: dict[str, Scalar] = Field(default_factory=dict, description="arguments of the strategy")
+    steps: PositiveInt = Field(1000, description="optimizer steps")
+    batch_size: PositiveInt = Field(64, description="examples a step, over all workers together")
+    workers: PositiveInt = Field(1, description="Ray Train workers")
+    threads: PositiveInt = Field(1, description="CPU threads a worker")
+    learning_rate: PositiveFloat = Field(1e-3, description="peak of the cosine schedule")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="of AdamW")
+    warmup: Fraction = Field(0.1, description="share of the steps over which the learning rate rises")
+    gradient_clip: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="largest gradient norm; 0 is no limit"
+    )
+    ema: Fraction = Field(0.99, description="decay of the moving average of weights; 0 is none")
+    label_smoothing: Fraction = Field(0.1, description="share of the target spread over all classes")
+    augment: Literal["none", "shift", "shift+flip"] = Field(
+        "shift", description="random shifts and flips of images"
+    )
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="auto is bf16 where the device has it"
+    )
+    evaluate_every: PositiveInt = Field(
+        200, description="steps between validations of the largest and smallest subnet"
+    )
+    checkpoint_every: PositiveInt = Field(200, description="steps between checkpoints")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of every random draw in training")
+
+
+class SearchSettings(Settings):
+    """What is searched for, and how."""
+
+    objectives: list[str] = Field(
+        default=["accuracy:max", "latency@host/torch:min"],
+        min_length=1,
+        description="<column>:max or <column>:min",
+    )
+    constraints: list[str] = Field(
+        default_factory=list, description="<column> <op> <number>, e.g. parameters <= 1e6"
+    )
+    evaluations: PositiveInt = Field(200, description="distinct architectures to evaluate")
+    sampler: str = Field("nsga2", description="a name in manynet.samplers, or module:name")
+    sampler_options: dict[str, Scalar] = Field(default_factory=dict, description="arguments of the sampler")
+    evaluators: PositiveInt = Field(2, description="candidates evaluated side by side")
+    batch_size: PositiveInt = Field(256, description="examples a forward pass of an evaluation")
+    calibration_batches: Annotated[int, Field(ge=0)] = Field(
+        8, description="training batches that renew a candidate's batch-norm statistics"
+    )
+    validation_examples: PositiveInt = Field(
+        10_000, description="examples of the validation split scored, at most"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the sampler")
+
+
+class FinalistsSettings(TrainSettings):
+    """How winners are fine-tuned, and how many anchors are trained alone to judge the ranking."""
+
+    strategy: str = Field("trainers.finetune:FineTune", description="how a finalist is trained further")
+    steps: PositiveInt = Field(500, description="optimizer steps a finalist")
+    learning_rate: PositiveFloat = Field(3e-4, description="peak of a finalist's cosine schedule")
+    count: PositiveInt = Field(3, description="finalists, spread over the Pareto front")
+    where: str = Field("", description="limits on finalists, e.g. latency@host/torch <= 5")
+    anchors: Annotated[int, Field(ge=0)] = Field(
+        8, description="subnets trained alone to judge the ranking; 0 is none"
+    )
+    anchor_steps: PositiveInt = Field(500, description="optimizer steps an anchor, from random weights")
+    anchor_learning_rate: PositiveFloat = Field(1e-3, description="peak of an anchor's cosine schedule")

@@ -1,0 +1,84 @@
+"""Files of a study, on a local disk or any filesystem that pyarrow opens."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.fs
+
+from manynet.errors import ManynetError
+
+
+class StorageError(ManynetError):
+    """An address leads to no filesystem, or a file cannot be read or written."""
+
+
+def locate(address: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The filesystem behind a local path or a pyarrow address (``s3://...``), and the path on it.
+
+    Raises:
+        StorageError: the address names no filesystem pyarrow knows.
+    """
+    text = str(address) if "://" in str(address) else Path(address).absolute().as_uri()
+    try:
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(text)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise StorageError(
+            f"an address must be a path or a URI pyarrow can open, but got {text!r}: {error}"
+        ) from None
+    return filesystem, path.rstrip("/")
+
+
+def exists(address: str | Path) -> bool:
+    """Whether a file or folder is there."""
+    filesystem, path = locate(address)
+    return bool(filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound)
+
+
+def read_bytes(address: str | Path) -> bytes:
+    """All of a file.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    filesystem, path = locate(address)
+    try:
+        with filesystem.open_input_file(path) as stream:
+            content: bytes = stream.read()
+    except OSError as error:
+        raise StorageError(f"{address} must be a file that can be read: {error}") from None
+    return content
+
+
+def write_bytes(address: str | Path, content: bytes) -> None:
+    """Write a file whole, or not at all: a reader, or a kill in the middle, finds what was there before.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    filesystem, path = locate(address)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
+        with filesystem.open_output_stream(temporary) as stream:
+            stream.write(content)
+        filesystem.move(temporary, path)
+    except OSError as error:
+        raise StorageError(f"{address} must be a file that can be written: {error}") from None
+
+
+def copy_folder(source: Path, address: str | Path) -> None:
+    """Copy a local folder's files to ``address``.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    filesystem, path = locate(address)
+    try:
+        filesystem.create_dir(path, recursive=True)
+        local = pyarrow.fs.LocalFileSystem()
+        pyarrow.fs.copy_files(str(source), path, source_filesystem=local, destination_filesystem=filesystem)
+    except OSError as error:
+        raise StorageError(f"{address} must be a folder that can be written: {error}") from None

@@ -1,0 +1,399 @@
+"""A study: the steps from a space to exported winners, in order, and the folder they live in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from torch import nn
+
+from manynet import data as datasets
+from manynet import reference, training
+from manynet.baseline import logistic_regression
+from manynet.cluster import connect
+from manynet.conditions import check_columns, latency_devices, parse_conditions
+from manynet.data import Data, DataError
+from manynet.devices import DeviceError, DeviceName, DevicePool, placement
+from manynet.errors import ManynetError
+from manynet.experiment import Experiment, ExperimentError, parse_experiment, takes
+from manynet.handover import Handover, anchor_settings, winner_settings
+from manynet.ledger import Kind, Ledger, Record
+from manynet.ranking import FEWEST, RankingQuality, kendall
+from manynet.report import ReportContent, write_report
+from manynet.search import SearchError, check, provenance, search, wanted
+from manynet.selection import anchors, winners
+from manynet.settings import FinalistsSettings, SearchSettings, Settings, TrainSettings
+from manynet.space import SearchSpace
+from manynet.storage import exists, read_bytes, write_bytes
+from manynet.subnet import extract
+from manynet.training import Trained
+
+logger = logging.getLogger(__name__)
+S = TypeVar("S", bound=Settings)
+EXPERIMENT = "experiment.yaml"
+FILES = ("arch.json", "weights.safetensors", "model.onnx", "model.pt2")
+
+
+class StudyError(ManynetError):
+    """A study's folder holds something else, or a step before this one is missing."""
+
+
+class Study:
+    """A supernet's training, its search and its winners, in one folder that any step can be resumed from.
+
+    A step called again with the same arguments goes on where it was, or does nothing; with others it
+    says so and stops.
+
+    Args:
+        folder: local, or any filesystem address that pyarrow opens and all nodes reach.
+        space: the search space, or where it is found: ``module:name``.
+        data: ``"digits"``, ``"idx:PATH"``, ``"images:PATH"``, ``"parquet:ADDRESS"``, or the data itself.
+
+    Raises:
+        StudyError: when the folder holds a study of another space or other data.
+    """
+
+    def __init__(self, folder: str | Path, space: SearchSpace | str, data: str | Data = "digits") -> None:
+        reference.stop_if_reading_script()
+        self.folder = str(folder) if "://" in str(folder) else str(Path(folder).absolute())
+        self.space: SearchSpace = _space(space)
+        self._data = data
+        found = space if isinstance(space, str) else reference.find(space)
+        name = data if isinstance(data, str) else data.name
+        self.ledger = Ledger(f"{self.folder}/ledger")
+        asked = Experiment(study=self.folder, space=found or "", data=name, space_digest=self.space.digest)
+        self.experiment = self._recorded(asked)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Study:
+        """The study that a folder holds.
+
+        Raises:
+            StudyError: when it holds none, or its space cannot be found again.
+        """
+        address = f"{folder}/{EXPERIMENT}"
+        if not exists(address):
+            raise StudyError(f"a study's folder must hold {EXPERIMENT}, but got {str(folder)!r}")
+        experiment = parse_experiment(read_bytes(address).decode(), address)
+        if not experiment.space:
+            raise StudyError(
+                f"{folder} cannot be resumed by name: its space was made where no module or script holds it"
+            )
+        return cls(folder, experiment.space, experiment.data)
+
+    @classmethod
+    def begin(cls, experiment: Experiment) -> Study:
+        """The study of an experiment, with all its steps on record and checked before the first runs."""
+        study = cls(experiment.study, experiment.space, experiment.data)
+        study.data  # noqa: B018  (loading checks it)
+        for name, settings in experiment.steps.items():
+            study._check_same(name, settings)
+            study._check(name, settings)
+        for name, settings in experiment.steps.items():
+            study._begin(name, settings)
+        return study
+
+    def run(self) -> None:
+        """Run every step on record, in order, and write the report; finished steps are not repeated."""
+        for name, settings in self.experiment.steps.items():
+            logger.info("%s", name)
+            getattr(self, name)(**settings.model_dump())
+        self.report()
+
+    @cached_property
+    def data(self) -> Data:
+        """The data set, converted to the channels that the space takes."""
+        if isinstance(self._data, Data):
+            loaded = self._data
+        else:
+            shapes = [shape for shape, _ in self.space.inputs(self.space.largest).values()]
+            image = shapes[0] if len(shapes) == 1 and len(shapes[0]) == 3 else None
+            loaded = datasets.load(
+                self._data, channels=image and image[0], image_size=image and max(image[1:])
+            )
+        try:
+            self.space.task.check_labels(loaded.classes)
+        except ValueError as error:
+            raise DataError(f"{loaded.name} does not fit space {self.space.name!r}: {error}") from None
+        return loaded
+
+    @takes(TrainSettings)
+    def train(self, settings: TrainSettings) -> None:
+        """Train the supernet; arguments are the fields of :class:`manynet.settings.TrainSettings`."""
+        self._begin("train", settings)
+        if self._is_trained():
+            return
+        connect(self._device_names())
+        training.train_supernet(self.space, self.data, settings, self._supernet_folder)
+
+    @takes(SearchSettings)
+    def search(self, settings: SearchSettings) -> None:
+        """Search the trained supernet; arguments are the fields of :class:`manynet.settings.SearchSettings`."""
+        trained = self._trained()
+        self._begin("search", settings)
+        if len(self._evaluations()) >= settings.evaluations:
+            return
+        with self._devices() as pool:
+            self._check_latency(pool, settings)
+            search(
+                self.space,
+                training.load_weights(trained.weights),
+                self.data,
+                settings,
+                self.ledger,
+                self.folder,
+                weights_digest=trained.digest,
+                measure=pool.measure if pool.names else None,
+                lease=pool.lease,
+            )
+        self.ledger.compact()
+
+    @takes(FinalistsSettings)
+    def finalists(self, settings: FinalistsSettings) -> None:
+        """Fine-tune and export winners, and train anchors alone to judge the ranking.
+
+        Arguments are the fields of :class:`manynet.settings.FinalistsSettings`. The test split is used
+        here, once for each winner, and nowhere else.
+        """
+        records = self._evaluations()
+        if not records:
+            raise StudyError("finalists needs search to have run, but the ledger holds no evaluation of it")
+        self._begin("finalists", settings)
+        objectives, conditions = wanted(self._settings("search", SearchSettings))
+        conditions = conditions + (parse_conditions(settings.where) if settings.where else [])
+        chosen = winners(records, objectives, conditions, settings.count)
+        if not chosen:
+            raise StudyError(f"no evaluated subnet meets {' and '.join(map(str, conditions))!r}")
+        handover = self._handover(settings)
+        jobs = handover.jobs(chosen, anchors(records, "accuracy", settings.anchors), self._trained().weights)
+        done = self.ledger.keys()
+        if jobs.keys() <= done:
+            return
+        with self._devices() as pool:
+            trained = training.train_subnets(
+                list(jobs.values()), self.space, self.data, f"{self.folder}/subnets"
+            )
+            for key, job in jobs.items():
+                if key in done:
+                    continue
+                subnet = training.load_subnet(self.space, job.arch, trained[key])
+                if job.weights is None:
+                    self.ledger.write(handover.anchor(subnet))
+                else:
+                    measured = pool.measure(subnet, self.space.example(job.arch, batch=1))
+                    self.ledger.write(handover.finalist(subnet, measured, self.folder))
+
+    def supernet(self) -> nn.Module:
+        """The supernet with its trained weights, on the CPU and in evaluation mode.
+
+        Raises:
+            StudyError: when it is not trained yet.
+        """
+        network = self.space.build()
+        network.load_state_dict(training.load_weights(self._trained().weights))
+        return network.eval()
+
+    def best(self, column: str = "accuracy", where: str = "") -> Record:
+        """The best evaluated subnet or finalist: largest accuracy, smallest of anything else.
+
+        Args:
+            column: a column of the ledger: ``accuracy``, ``test_accuracy``, ``macs``, ``latency@host/torch``...
+            where: conditions joined by ``and``, e.g. ``"latency@host/torch <= 5 and parameters <= 2e5"``.
+
+        Raises:
+            StudyError: when no subnet has the column, or none meets the conditions.
+        """
+        conditions = parse_conditions(where) if where else []
+        records = [r for r in self.ledger.read() if r.kind != "anchor" and r.space == self.space.digest]
+        columns = list(dict.fromkeys(name for record in records for name in record.metrics))
+        for name in [column, *(condition.column for condition in conditions)]:
+            if name not in columns:
+                raise StudyError(f"a column must be one of ({', '.join(columns)}), but got {name!r}")
+        fit_for = [r for r in records if column in r.metrics and all(c.holds(r.metrics) for c in conditions)]
+        if not fit_for:
+            raise StudyError(f"no subnet of {self.folder} meets {where!r}")
+        sign = 1 if column.endswith("accuracy") else -1
+        return max(fit_for, key=lambda record: sign * record.metrics[column])
+
+    def ranking(self) -> RankingQuality | None:
+        """Agreement of shared-weight scores with anchors trained alone; None with fewer than three anchors."""
+        pairs = self._pairs()
+        if len(pairs) < FEWEST:
+            return None
+        return kendall([shared for shared, _ in pairs], [alone for _, alone in pairs])
+
+    def report(self) -> str:
+        """Write ``report.html``, one page that opens offline; returns its address."""
+        objectives, conditions = wanted(self.experiment.search or SearchSettings())
+        finalists = self.winners()
+        content = ReportContent(
+            title=Path(self.folder).name,
+            objectives=objectives,
+            conditions=conditions,
+            records=self._evaluations(),
+            finalists=finalists,
+            anchors=self._pairs(),
+            ranking=self.ranking(),
+            curves=self._trained().curves if self._is_trained() else [],
+            baseline=self.baseline() if finalists else None,
+            links={r.key: [f"{r.details['folder']}/{name}" for name in FILES] for r in finalists},
+            facts={
+                "space": self.space.name,
+                "data": self.data.name,
+                "objectives": ", ".join(map(str, objectives)),
+            },
+        )
+        address = f"{self.folder}/report.html"
+        write_report(address, content)
+        return address
+
+    def winners(self) -> list[Record]:
+        """The finalists on disk, best test accuracy first."""
+        found = self._of_step("finalist")
+        return sorted(found, key=lambda record: -record.metrics.get("test_accuracy", 0.0))
+
+    def baseline(self) -> tuple[str, float] | None:
+        """Name and test accuracy of a plain model fitted on the same split; None for large data."""
+        accuracy = logistic_regression(self.data)
+        return None if accuracy is None else ("logistic regression", accuracy)
+
+    @property
+    def _supernet_folder(self) -> str:
+        return f"{self.folder}/supernet"
+
+    def _recorded(self, asked: Experiment) -> Experiment:
+        address = f"{self.folder}/{EXPERIMENT}"
+        if not exists(address):
+            return asked
+        found = parse_experiment(read_bytes(address).decode(), address)
+        if found.space_digest != asked.space_digest:
+            raise StudyError(
+                f"{self.folder} holds a study of another space, {found.space!r} (digest {found.space_digest}), "
+                f"but got {self.space.name!r} (digest {asked.space_digest})"
+            )
+        if found.data != asked.data:
+            raise StudyError(f"{self.folder} holds a study of data {found.data!r}, but got {asked.data!r}")
+        return found
+
+    def _begin(self, step: str, settings: Settings) -> None:
+        """Check a step's arguments, then put them on record."""
+        self._check_same(step, settings)
+        self._check(step, settings)
+        if getattr(self.experiment, step) is None:
+            self.experiment = self.experiment.model_copy(update={step: settings})
+            write_bytes(f"{self.folder}/{EXPERIMENT}", self.experiment.to_yaml().encode())
+
+    def _check_same(self, step: str, settings: Settings) -> None:
+        before: Settings | None = getattr(self.experiment, step)
+        if before is None or before == settings:
+            return
+        old, new = before.model_dump(), settings.model_dump()
+        changed = next(name for name in new if new[name] != old[name])
+        raise StudyError(
+            f"{step} of {self.folder} was begun with {changed}={old[changed]!r}, but got {new[changed]!r}; "
+            f"use another folder for other arguments"
+        )
+
+    def _check(self, step: str, settings: Settings) -> None:
+        if isinstance(settings, FinalistsSettings):
+            self._check_finalists(settings)
+        elif isinstance(settings, TrainSettings):
+            training.check(settings, "supernet")
+        elif isinstance(settings, SearchSettings):
+            check(self.space, settings)
+            connect(self._device_names(settings))
+            for name in self._device_names(settings):
+                _check_device(name)
+
+    def _check_finalists(self, settings: FinalistsSettings) -> None:
+        training.check(winner_settings(settings), "subnet")
+        training.check(anchor_settings(settings), "subnet")
+        check_columns(parse_conditions(settings.where) if settings.where else [])
+        if not self.experiment.space:
+            raise StudyError(
+                "finalists needs a space that can be found again: bind it to a name in a module or script, "
+                f"but {self.space.name!r} is bound to none"
+            )
+
+    def _check_latency(self, pool: DevicePool, settings: SearchSettings) -> None:
+        """Refuse a latency that even the smallest subnet does not reach, by measuring it."""
+        limits = [
+            c for c in wanted(settings)[1] if c.column.startswith("latency@") and c.operator in ("<", "<=")
+        ]
+        if not limits:
+            return
+        smallest = self.space.smallest
+        example = self.space.example(smallest, batch=1)
+        measured = pool.measure(extract(self.space.build().eval(), smallest, example), example)
+        for limit in limits:
+            reached = measured[limit.column.removeprefix("latency@")].milliseconds
+            if reached > limit.bound:
+                raise SearchError(f"{limit} cannot be met: the smallest subnet takes {reached:.3g} ms")
+
+    def _device_names(self, settings: SearchSettings | None = None) -> list[str]:
+        settings = settings or self.experiment.search
+        return latency_devices([*wanted(settings)[0], *wanted(settings)[1]]) if settings else []
+
+    @contextmanager
+    def _devices(self) -> Iterator[DevicePool]:
+        connect(self._device_names())
+        with DevicePool(self._device_names()) as pool:
+            yield pool
+
+    def _settings(self, step: str, model: type[S]) -> S:
+        settings = getattr(self.experiment, step)
+        if settings is None:
+            raise StudyError(f"{step} of {self.folder} must have run")
+        assert isinstance(settings, model)
+        return settings
+
+    def _is_trained(self) -> bool:
+        return self.experiment.train is not None and training.is_finished(self._supernet_folder)
+
+    def _trained(self) -> Trained:
+        settings = self._settings("train", TrainSettings)
+        if not self._is_trained():
+            raise StudyError(f"the supernet of {self.folder} must be trained first")
+        return training.train_supernet(self.space, self.data, settings, self._supernet_folder)
+
+    def _evaluations(self) -> list[Record]:
+        if self.experiment.search is None or not self._is_trained():
+            return []
+        made = provenance(self.space, self._trained().digest, self.data, self.experiment.search).made
+        return [record for record in self.ledger.read() if made(record)]
+
+    def _handover(self, settings: FinalistsSettings) -> Handover:
+        return Handover(self.space, self.experiment.space, self.data, self._trained().digest, settings)
+
+    def _of_step(self, kind: Kind) -> list[Record]:
+        settings = self.experiment.finalists
+        if settings is None or not self._is_trained():
+            return []
+        handover = self._handover(settings)
+        return [
+            r for r in self.ledger.read() if r.kind == kind and r.key == handover.key(kind, r.architecture)
+        ]
+
+    def _pairs(self) -> list[tuple[float, float]]:
+        """(shared, alone) validation accuracy of each anchor."""
+        shared = {self.space.key(r.architecture): r.metrics["accuracy"] for r in self._evaluations()}
+        alone = {self.space.key(r.architecture): r.metrics["accuracy"] for r in self._of_step("anchor")}
+        return [(shared[key], value) for key, value in alone.items() if key in shared]
+
+
+def _space(space: SearchSpace | str) -> SearchSpace:
+    found = reference.load(space) if isinstance(space, str) else space
+    if not isinstance(found, SearchSpace):
+        raise ExperimentError(f"space must name a SearchSpace, but {space!r} is {found!r}")
+    return found
+
+
+def _check_device(text: str) -> None:
+    name = DeviceName.parse(text)
+    if str(name) != text:
+        raise DeviceError(f"a device must be spelled {str(name)!r}, but got {text!r}")
+    placement.actor_options(name)

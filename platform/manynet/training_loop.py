@@ -1,0 +1,294 @@
+"""What every training worker runs: the jobs one after another, each data-parallel over all workers."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import safetensors.torch
+import torch
+from ray.train import CheckpointUploadMode
+from torch import distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from manynet import checkpoint
+from manynet.data import Batch, Data
+from manynet.data.augment import augment
+from manynet.domains import Value
+from manynet.evaluation import fit, recalibrated, score
+from manynet.gradients import average
+from manynet.learner import Learner, learning_rate
+from manynet.ledger import locate
+from manynet.settings import TrainSettings
+from manynet.space import SearchSpace
+from manynet.strategy import load_strategy
+from manynet.subnet import Subnet, extract
+from manynet.training_log import PROGRESS, TrainingLog
+
+WEIGHTS, RESULT, CHECKPOINTS = "weights.safetensors", "result.json", "checkpoints"
+_EVALUATION_BATCH = 256
+_CALIBRATION_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train.
+
+    Attributes:
+        name: unique among the jobs of a run; names checkpoints.
+        folder: address that gets weights, curves and result.
+        settings: how it is trained.
+        identity: what its result depends on, to tell whether an earlier one may be taken for it.
+        arch: of the subnet; None is the supernet itself.
+        weights: address of supernet weights to start from; None is random weights from ``settings.seed``.
+    """
+
+    name: str
+    folder: str
+    settings: TrainSettings
+    identity: Mapping[str, Any]
+    arch: Mapping[str, Value] | None = None
+    weights: str | None = None
+
+    @property
+    def trains(self) -> str:
+        """What its strategy must train."""
+        return "supernet" if self.arch is None else "subnet"
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that workers need, sent once through the object store.
+
+    Attributes:
+        space: of every job.
+        data: of every job.
+        jobs: in order; finished ones are left out.
+        folder: address under which ``checkpoints/`` and ``progress.json`` are kept.
+        validation_examples: examples of the validation split that are scored, at most.
+    """
+
+    space: SearchSpace
+    data: Data
+    jobs: Sequence[Job]
+    folder: str
+    validation_examples: int
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process's place among the workers."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
+def run(config: Mapping[str, Any]) -> None:
+    """Train all jobs of ``config["work"]``, an object reference to :class:`Work`."""
+    # Ray Train says each report at level INFO, under a logger that its own setting does not reach.
+    logging.getLogger().setLevel(logging.WARNING)
+    work: Work = ray.get(config["work"])
+    context = ray.train.get_context()
+    worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    for job in work.jobs:
+        torch.set_num_threads(job.settings.threads)
+        Training(job, work, worker).run()
+
+
+class Training:
+    """One job on one worker.
+
+    Attributes:
+        rows: what was measured so far, one row an evaluation: ``step``, ``loss`` (mean since the row
+            before), ``learning_rate``, and the metrics of each subnet that is watched.
+    """
+
+    def __init__(self, job: Job, work: Work, worker: Worker) -> None:
+        self.job, self.work, self.worker = job, work, worker
+        settings = job.settings
+        strategy = load_strategy(settings.strategy, settings.strategy_options, job.trains)
+        network = initial_network(work.space, job).to(worker.device)
+        _send_from_first(network, worker)
+        self.learner = Learner(network, work.space, strategy, settings, worker.rank)
+        self.rows: list[dict[str, float]] = []
+        self._losses: list[torch.Tensor] = []
+        self._started = time.monotonic()
+        about = {
+            "job": job.name,
+            "number": work.jobs.index(job),
+            "jobs": len(work.jobs),
+            "steps": settings.steps,
+        }
+        self._log = TrainingLog(job.folder, f"{work.folder}/{PROGRESS}", about, silent=worker.rank > 0)
+
+    def run(self) -> None:
+        """Train from the newest checkpoint, or from the start, to the result."""
+        self._resume()
+        self._log.start(self.learner.step)
+        for batch in itertools.islice(self._batches(), self.job.settings.steps - self.learner.step):
+            logged = self.learner.train_on(batch)
+            self._losses.append(logged["loss"])
+            self._log.step(self.learner.step, logged)
+            self._after_step()
+        self._log.close()
+        self._finish()
+
+    def _resume(self) -> None:
+        found = checkpoint.find(f"{self.work.folder}/{CHECKPOINTS}", self.job.name)
+        if found:
+            state = found[0].load()
+            self.learner.load_state_dict(state["learner"])
+            self.rows, self._losses = state["rows"], list(state["losses"].to(self.worker.device))
+            self._started -= state["seconds"]
+
+    def _batches(self) -> Iterator[Batch]:
+        """This worker's part of each joint batch, from the learner's step on."""
+        settings, worker, start = self.job.settings, self.worker, self.learner.step
+        seed, rank, world = settings.seed, worker.rank, worker.world
+        stream = self.work.data.train.stream(
+            settings.batch_size, seed=seed, start=start, rank=rank, world=world
+        )
+        for step, batch in enumerate(stream, start):
+            moved = Batch(_to(batch.inputs, worker.device), batch.targets.to(worker.device))
+            yield augment(moved, settings.augment, seed=seed, step=step, rank=rank, world=world)
+
+    def _after_step(self) -> None:
+        settings, step = self.job.settings, self.learner.step
+        last = step == settings.steps
+        evaluating = last or step % settings.evaluate_every == 0
+        # The last step's state is the result itself.
+        saving = step % settings.checkpoint_every == 0 and not last
+        if evaluating:
+            self._evaluate()
+        if evaluating or saving:
+            ray.train.report(
+                self.rows[-1] if evaluating else {"step": step},
+                checkpoint=self._save() if saving and self.worker.rank == 0 else None,
+                checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+            )
+
+    def _save(self) -> ray.train.Checkpoint:
+        """Write straight to the run's folder: nothing is copied, and the manifest comes last."""
+        losses = torch.stack(self._losses).cpu() if self._losses else torch.empty(0)
+        seconds = time.monotonic() - self._started
+        state = {
+            "learner": self.learner.state_dict(),
+            "rows": self.rows,
+            "losses": losses,
+            "seconds": seconds,
+        }
+        run = ray.train.get_context().get_experiment_name()
+        name = checkpoint.folder_name(self.job.name, self.learner.step)
+        address = f"{self.work.folder}/{CHECKPOINTS}/{run}/{name}"
+        checkpoint.save(address, state, self.job.identity)
+        filesystem, path = locate(address)
+        return ray.train.Checkpoint(path, filesystem)
+
+    def _evaluate(self) -> None:
+        loss = torch.stack(self._losses).mean()
+        average([loss])
+        self._losses = []
+        step = self.learner.step
+        rate = learning_rate(step - 1, self.job.settings)
+        self.rows.append({"step": step, "loss": float(loss), "learning_rate": rate, **self._metrics()})
+        self._log.rows(self.rows)
+
+    def _metrics(self) -> dict[str, float]:
+        """Validation metrics of the subnets that are watched, shared out among workers."""
+        space = self.work.space
+        watched = {"": None} if self.job.arch else {"largest/": space.largest, "smallest/": space.smallest}
+        mine = {
+            f"{name}{metric}": value
+            for name, arch in itertools.islice(watched.items(), self.worker.rank, None, self.worker.world)
+            for metric, value in self._score(arch).items()
+        }
+        parts: list[Any] = [mine] * self.worker.world
+        if self.worker.world > 1:
+            dist.all_gather_object(parts, mine)
+        return {metric: value for part in parts for metric, value in part.items()}
+
+    def _score(self, arch: Mapping[str, Value] | None) -> dict[str, float]:
+        network, space = self.learner.average, self.work.space
+        if arch is not None:
+            network = extract(network, arch, space.example(arch, device=self.worker.device))
+        assert isinstance(network, Subnet)
+        return score(
+            network,
+            space,
+            self.work.data.validation,
+            batch_size=_EVALUATION_BATCH,
+            calibration=self._calibration(network),
+            limit=self.work.validation_examples,
+        )
+
+    def _calibration(self, subnet: Subnet) -> list[tuple[torch.Tensor, ...]]:
+        """Training inputs that renew batch-norm statistics; none where there is no batch norm."""
+        if not any(isinstance(module, _BatchNorm) for module in subnet.modules()):
+            return []
+        stream = self.work.data.train.stream(_EVALUATION_BATCH, seed=0)
+        return [batch.inputs for batch in itertools.islice(stream, _CALIBRATION_BATCHES)]
+
+    def _finish(self) -> None:
+        """Write the weights, then the result that says they are complete."""
+        if self.worker.rank == 0:
+            content = safetensors.torch.save(_tensors(self._final()))
+            checkpoint.write_file(f"{self.job.folder}/{WEIGHTS}", content)
+            result = {
+                "identity": self.job.identity,
+                "digest": hashlib.sha256(content).hexdigest()[:16],
+                "curves": self.rows,
+                "seconds": time.monotonic() - self._started,
+            }
+            checkpoint.write_file(f"{self.job.folder}/{RESULT}", json.dumps(result, indent=1).encode())
+
+    def _final(self) -> nn.Module:
+        network = self.learner.average
+        if not isinstance(network, Subnet):
+            return network
+        batches = [fit(inputs, self.work.space, network.arch) for inputs in self._calibration(network)]
+        return recalibrated(network, [_to(inputs, self.worker.device) for inputs in batches]).network
+
+
+def initial_network(space: SearchSpace, job: Job) -> nn.Module:
+    """The network a job starts from, on the CPU."""
+    torch.manual_seed(job.settings.seed)
+    supernet = space.build()
+    if job.weights is not None:
+        supernet.load_state_dict(load_weights(job.weights))
+    if job.arch is None:
+        return supernet
+    return extract(supernet, job.arch, space.example(job.arch))
+
+
+def load_weights(address: str) -> dict[str, Any]:
+    """The tensors of a safetensors file, by name."""
+    filesystem, path = locate(address)
+    with filesystem.open_input_file(path) as stream:
+        return safetensors.torch.load(stream.read())
+
+
+def _send_from_first(network: nn.Module, worker: Worker) -> None:
+    """Give every worker the first one's weights: equal seeds need not mean equal bits on unequal machines."""
+    if worker.world > 1:
+        for tensor in network.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+
+def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    # Cloned, because the format refuses tensors that share memory (tied weights).
+    return {name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()}
+
+
+def _to(tensors: Sequence[torch.Tensor], device: torch.device) -> tuple[torch.Tensor, ...]:
+    return tuple(tensor.to(device) for tensor in tensors)

@@ -1,0 +1,238 @@
+"""Vanilla vision transformers with elastic depth, width, heads, MLP ratio, resolution and patch size.
+
+``tiny`` trains on a CPU in a minute. ``autoformer_t``, ``_s`` and ``_b`` have the ranges of AutoFormer
+(arXiv 2107.00651). ``deit_scaling`` scales DeiT-Tiny (arXiv 2012.12877) by the factors of hardware-aware
+ViT scaling (doi 10.1145/3611387); DeiT-Tiny itself is one of its architectures, :data:`DEIT_TINY`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from ray import tune
+from torch import nn
+from torch.nn import functional as F
+
+import manynet as mn
+from manynet import elastic
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, head_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = elastic.LayerNorm(width)
+        self.attention = elastic.Attention(width, heads, head_dim)
+        self.norm2 = elastic.LayerNorm(width)
+        self.expand = elastic.Linear(width, hidden)
+        self.project = elastic.Linear(hidden, width)
+
+    def forward(self, x: torch.Tensor, heads: int, mlp_ratio: float) -> torch.Tensor:
+        """Map tokens ``(B, N, width)`` to ``(B, N, width)``; the width is the input's."""
+        width = x.shape[-1]
+        x = x + self.attention(self.norm1(x), heads=heads)
+        hidden = F.gelu(self.expand(self.norm2(x), out_features=int(width * mlp_ratio)))
+        output: torch.Tensor = x + self.project(hidden, out_features=width)
+        return output
+
+
+class VisionTransformer(mn.Supernet):
+    """The largest of a family of vision transformers; arguments are largest sizes.
+
+    Args:
+        channels: of the images.
+        classes: outputs.
+        depth: blocks.
+        width: features of a token.
+        heads: attention heads of a block.
+        head_dim: features of a head.
+        hidden: features inside a block's MLP.
+        patch_size: side of the stored patch kernel, in pixels.
+        grid: patches along a side of the stored position embedding.
+        per_block: whether heads and MLP ratio are chosen for each block, or once for all.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        depth: int,
+        width: int,
+        heads: int,
+        head_dim: int,
+        hidden: int,
+        patch_size: int,
+        grid: int,
+        per_block: bool,
+    ) -> None:
+        super().__init__()
+        self.per_block = per_block
+        self.patches = elastic.PatchEmbedding(channels, width, patch_size)
+        self.class_token = elastic.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02))
+        self.positions = elastic.PositionEmbedding(width, grid, prefix_tokens=1)
+        self.blocks = nn.ModuleList(Block(width, heads, head_dim, hidden) for _ in range(depth))
+        self.norm = elastic.LayerNorm(width)
+        self.head = elastic.Linear(width, classes)
+        self.apply(_initialise)
+
+    def forward(self, x: torch.Tensor, arch: mn.Architecture) -> torch.Tensor:
+        """Map square images ``(B, C, H, H)`` to logits ``(B, classes)``."""
+        width, patch_size = arch["width"], arch["patch_size"]
+        grid = x.shape[-1] // patch_size
+        tokens = self.patches(x, width=width, patch_size=patch_size)
+        tokens = torch.cat([self.class_token(1, 1, width).expand(x.shape[0], -1, -1), tokens], dim=1)
+        tokens = tokens + self.positions(grid, width)
+        tokens = elastic.repeat(self.blocks, arch["depth"], tokens, lambda i: self._block(arch, i))
+        logits: torch.Tensor = self.head(self.norm(tokens[:, 0]))
+        return logits
+
+    def _block(self, arch: mn.Architecture, index: int) -> dict[str, Any]:
+        prefix = f"block{index}." if self.per_block else ""
+        return {"heads": arch[f"{prefix}heads"], "mlp_ratio": arch[f"{prefix}mlp_ratio"]}
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, elastic.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+def space(
+    name: str,
+    *,
+    resolution: Sequence[int],
+    patch_size: Sequence[int],
+    depth: Sequence[int],
+    width: Sequence[int],
+    heads: Sequence[int],
+    mlp_ratio: Sequence[float],
+    head_dim: int = 64,
+    per_block: bool = False,
+    channels: int = 3,
+    classes: int = 1000,
+    stored_patch_size: int | None = None,
+    stored_grid: int | None = None,
+) -> mn.SearchSpace:
+    """A space of vision transformers over these options.
+
+    Args:
+        name: of the space.
+        resolution: sides of the square input, in pixels.
+        patch_size: sides of a patch, in pixels; each must divide each resolution.
+        depth: blocks; the first k run.
+        width: features of a token.
+        heads: attention heads of a block.
+        mlp_ratio: hidden features of a block's MLP, as a multiple of the width.
+        head_dim: features of a head.
+        per_block: choose heads and MLP ratio for each block rather than once.
+        channels: of the images.
+        classes: outputs.
+        stored_patch_size: patch size of the shared kernel; the smallest option by default.
+        stored_grid: grid of the shared position embedding; that of the largest option by default.
+
+    Raises:
+        ValueError: when a patch size does not divide a resolution.
+    """
+    misfit = [(r, p) for r in resolution for p in patch_size if r % p]
+    if misfit:
+        raise ValueError("patch_size must divide resolution, but got {1} for {0}".format(*misfit[0]))
+    domains: dict[str, Any] = {
+        "resolution": tune.choice(list(resolution)),
+        "patch_size": tune.choice(list(patch_size)),
+        "depth": tune.choice(list(depth)),
+        "width": tune.choice(list(width)),
+    }
+    for prefix in [f"block{i}." for i in range(max(depth))] if per_block else [""]:
+        domains[f"{prefix}heads"] = tune.choice(list(heads))
+        domains[f"{prefix}mlp_ratio"] = tune.choice(list(mlp_ratio))
+    network = partial(
+        VisionTransformer,
+        channels=channels,
+        classes=classes,
+        depth=max(depth),
+        width=max(width),
+        heads=max(heads),
+        head_dim=head_dim,
+        hidden=int(max(width) * max(mlp_ratio)),
+        patch_size=stored_patch_size or min(patch_size),
+        grid=stored_grid or max(resolution) // min(patch_size),
+        per_block=per_block,
+    )
+    return mn.SearchSpace(
+        name=name,
+        domains=domains,
+        supernet=network,
+        task=mn.tasks.Classification(num_classes=classes),
+        input_shape=partial(_image, channels),
+    )
+
+
+def _image(channels: int, arch: Mapping[str, Any]) -> tuple[int, int, int]:
+    return channels, arch["resolution"], arch["resolution"]
+
+
+tiny = space(
+    "vit-tiny",
+    resolution=(8, 16, 24, 32),
+    patch_size=(4, 8),
+    depth=(1, 2, 3, 4),
+    width=(32, 48, 64),
+    heads=(1, 2, 4),
+    mlp_ratio=(1, 2, 4),
+    head_dim=16,
+    per_block=True,
+    channels=1,
+    classes=10,
+)
+
+_imagenet_224: dict[str, Any] = {"resolution": (224,), "patch_size": (16,), "per_block": True}
+
+autoformer_t = space(
+    "autoformer-t",
+    depth=(12, 13, 14),
+    width=(192, 216, 240),
+    heads=(3, 4),
+    mlp_ratio=(3.5, 4),
+    **_imagenet_224,
+)
+autoformer_s = space(
+    "autoformer-s",
+    depth=(12, 13, 14),
+    width=(320, 384, 448),
+    heads=(5, 6, 7),
+    mlp_ratio=(3, 3.5, 4),
+    **_imagenet_224,
+)
+autoformer_b = space(
+    "autoformer-b",
+    depth=(14, 15, 16),
+    width=(528, 576, 624),
+    heads=(9, 10),
+    mlp_ratio=(3, 3.5, 4),
+    **_imagenet_224,
+)
+
+deit_scaling = space(
+    "deit-scaling",
+    resolution=(160, 192, 224, 256, 288),
+    patch_size=(16, 32),
+    depth=(6, 8, 10, 12, 14, 16),
+    width=(128, 160, 192, 224, 256, 320),
+    heads=(2, 3, 4, 5),
+    mlp_ratio=(2, 3, 4, 5),
+    stored_patch_size=16,
+    stored_grid=14,
+)
+
+DEIT_TINY = {
+    "resolution": 224,
+    "patch_size": 16,
+    "depth": 12,
+    "width": 192,
+    "heads": 3,
+    "mlp_ratio": 4,
+}

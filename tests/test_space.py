@@ -1,0 +1,200 @@
+"""Search spaces: domains, canonical architectures, sampling, largest and smallest."""
+
+import pickle
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+import torch
+from ray import tune
+from torch import nn
+
+import manynet as mn
+from manynet.domains import ArchitectureError, SpaceError
+
+
+class Net(mn.Supernet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = mn.elastic.Conv2d(1, 8, 3, padding=1)
+        self.blocks = nn.ModuleList(mn.elastic.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.head = mn.elastic.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor, arch: mn.Architecture) -> torch.Tensor:
+        x = self.stem(x, out_channels=arch["width"])
+        for i in range(arch["depth"]):
+            y = self.blocks[i](x, out_channels=x.shape[1])
+            x = x + y * arch[f"block{i}.scale"] if arch[f"block{i}.scaled"] else x + y
+        return self.head(x.mean((2, 3)))
+
+
+DOMAINS: dict[str, Any] = {
+    "width": tune.qrandint(2, 8, 2),
+    "depth": tune.randint(1, 4),
+    "resolution": tune.choice([8, 16]),
+    **{f"block{i}.scaled": tune.choice([True, False]) for i in range(3)},
+    **{f"block{i}.scale": tune.uniform(0.5, 2.0) for i in range(3)},
+}
+
+
+def make(**changes: Any) -> mn.SearchSpace:
+    arguments: dict[str, Any] = {
+        "name": "net",
+        "domains": DOMAINS,
+        "supernet": Net,
+        "task": mn.tasks.Classification(10),
+        "input_shape": lambda arch: (1, arch["resolution"], arch["resolution"]),
+    }
+    return mn.SearchSpace(**(arguments | changes))
+
+
+FULL = {
+    "width": 4,
+    "depth": 2,
+    "resolution": 8,
+    **{f"block{i}.scaled": i == 0 for i in range(3)},
+    **{f"block{i}.scale": 1.5 for i in range(3)},
+}
+
+
+def test_canonical_drops_what_cannot_matter() -> None:
+    assert make().canonical(FULL) == {
+        "width": 4,
+        "depth": 2,
+        "resolution": 8,
+        "block0.scaled": True,
+        "block0.scale": 1.5,
+        "block1.scaled": False,
+    }
+
+
+def test_canonical_is_idempotent_and_equal_forms_mean_equal_outputs() -> None:
+    space, net, rng = make(), Net(), np.random.default_rng(0)
+    for _ in range(30):
+        raw = space.draw(rng)
+        arch = space.canonical(raw)
+        assert space.canonical(arch) == arch
+        other = {**space.draw(rng), **arch}
+        assert space.canonical(other) == arch
+        (x,) = space.example(arch)
+        assert torch.equal(net(x, arch=raw), net(x, arch=other))
+        assert space.key(raw) == space.key(other)
+
+
+def test_values_are_spelled_as_the_domain_spells_them() -> None:
+    space = make()
+    arch = space.canonical(
+        FULL | {"width": np.float64(4.0), "depth": np.int64(2), "block0.scaled": np.True_.item()}
+    )
+    assert [type(v) for v in arch.values()] == [int, int, int, bool, bool, float]
+    assert space.key(FULL) == space.key(FULL | {"width": 4.0})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 7}, "depth must be an integer from 1 to 3, but got 7"),
+        ({"depth": 1.5}, "depth must be an integer from 1 to 3, but got 1.5"),
+        ({"depth": True}, "depth must be an integer from 1 to 3, but got True"),
+        ({"width": 5}, "width must be an integer from 2 to 8 in steps of 2, but got 5"),
+        ({"resolution": 9}, r"resolution must be one of \(8, 16\), but got 9"),
+        ({"block0.scaled": 1}, r"block0.scaled must be one of \(True, False\), but got 1"),
+        ({"block0.scale": float("nan")}, "block0.scale must be a number from 0.5 to 2.0, but got nan"),
+        ({"colour": "red"}, "a choice must be one of .*, but got 'colour'"),
+    ],
+)
+def test_a_choice_outside_its_domain_is_one_clear_line(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArchitectureError, match=message):
+        make().canonical(FULL | change)
+
+
+def test_a_missing_choice_is_named() -> None:
+    with pytest.raises(ArchitectureError, match="must say 'block1.scaled'"):
+        make().canonical({key: value for key, value in FULL.items() if key != "block1.scaled"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"domains": {}}, "domains must hold at least one choice"),
+        ({"domains": {"a": [1, 2]}}, "a must be a Ray Tune domain"),
+        ({"domains": {"a": tune.grid_search([1, 2])}}, "a must be a Ray Tune domain"),
+        ({"domains": {"a": tune.sample_from(lambda spec: 1)}}, "a must be a Ray Tune domain"),
+        ({"domains": {3: tune.choice([1])}}, "a domain's key must be a string, but got 3"),
+        ({"domains": {"a": tune.choice([(1, 2)])}}, "a: options must be numbers or strings"),
+        ({"domains": {"a": tune.choice([])}}, "a: options must be numbers or strings, but got none"),
+        ({"domains": {"a": tune.randn()}}, "a: bounds must be finite"),
+        ({"supernet": Net()}, "supernet must be a class or function"),
+    ],
+)
+def test_a_space_that_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        make(**changes)
+
+
+def test_sampling_is_reproducible_and_canonical() -> None:
+    space = make()
+    assert [space.sample(seed) for seed in range(5)] == [make().sample(seed) for seed in range(5)]
+    assert len({space.key(space.sample(seed)) for seed in range(20)}) > 10
+    assert all(space.canonical(space.sample(seed)) == space.sample(seed) for seed in range(20))
+
+
+def test_a_space_may_repair_and_draw_for_itself() -> None:
+    space = make(
+        repair=lambda arch: arch | {"depth": 1} if arch.get("width") == 2 else arch,
+        sample=lambda rng: FULL | {"width": 2, "depth": 3},
+    )
+    assert space.sample(0) == {
+        "width": 2,
+        "depth": 1,
+        "resolution": 8,
+        "block0.scaled": True,
+        "block0.scale": 1.5,
+    }
+
+
+def test_largest_and_smallest_bound_the_cost_of_every_sample() -> None:
+    space = make()
+    assert (space.largest["width"], space.largest["depth"], space.largest["resolution"]) == (8, 3, 16)
+    assert (space.smallest["width"], space.smallest["depth"], space.smallest["resolution"]) == (2, 1, 8)
+    costs = [space.read(space.sample(seed)).macs for seed in range(30)]
+    assert space.read(space.smallest).macs <= min(costs) <= max(costs) <= space.read(space.largest).macs
+
+
+def test_examples_follow_the_architecture() -> None:
+    space = make()
+    (x,) = space.example(FULL | {"resolution": 16}, batch=3)
+    assert x.shape == (3, 1, 16, 16)
+    named = make(input_shape={"dense": (13,), "ids": ((26,), torch.int64)})
+    dense, ids = named.example(FULL, batch=2)
+    assert (dense.shape, ids.shape, ids.dtype) == ((2, 13), (2, 26), torch.int64)
+
+
+def test_the_digest_changes_with_what_the_space_means() -> None:
+    same, narrower = make(), make(domains=DOMAINS | {"width": tune.qrandint(2, 6, 2)})
+    digests = {
+        make().digest,
+        narrower.digest,
+        make(version="2").digest,
+        make(name="x").digest,
+        make(task=mn.tasks.Classification(9)).digest,
+    }
+    assert same.digest in digests
+    assert len(digests) == 5
+
+
+def test_a_space_travels_to_other_processes() -> None:
+    space = make()
+    largest = space.largest
+    other = pickle.loads(cloudpickle.dumps(space))
+    assert (other.digest, other.largest, other.sample(3)) == (space.digest, largest, space.sample(3))
+
+
+def test_a_constructor_that_reads_a_value_back_can_be_metered() -> None:
+    class Scheduled(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rates = [value.item() for value in torch.linspace(0, 1, 3)]
+
+    assert make(supernet=Scheduled).read(FULL) == make().read(FULL)

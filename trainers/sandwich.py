@@ -1,0 +1,54 @@
+"""The sandwich rule with in-place distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import nn
+
+from manynet.data import Batch
+from manynet.evaluation import fit
+from manynet.strategy import Step, Strategy
+
+
+@final
+@dataclass(frozen=True)
+class Sandwich(Strategy):
+    """Trains the largest subnet, the smallest and some between, all in every step.
+
+    The largest learns from the labels, the others from its soft outputs of the same step (Yu and Huang,
+    Universally Slimmable Networks, arXiv 1903.05134; Yu et al., BigNAS, arXiv 2003.11142). A step's loss
+    is the mean over its passes, not their sum, so that a gradient clip means the same as for one network.
+
+    Args:
+        samples: random subnets a step, besides the largest and the smallest.
+        distill: whether the others learn from the largest; otherwise from the labels too.
+    """
+
+    samples: int = 2
+    distill: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 0:
+            raise ValueError(f"samples must be an integer of at least 0, but got {self.samples!r}")
+
+    def backward(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
+        space, share = step.space, 1 / (2 + self.samples)
+        with step.autocast():
+            outputs = network(*fit(batch.inputs, space, space.largest), arch=space.largest)
+            loss = space.task.loss(outputs, batch.targets, step.label_smoothing)
+        torch.autograd.backward(share * loss)
+        teacher = outputs.detach()
+        total = share * loss.detach()
+        for arch in [space.smallest, *(space.draw(step.random) for _ in range(self.samples))]:
+            with step.autocast():
+                outputs = network(*fit(batch.inputs, space, arch), arch=arch)
+                if self.distill:
+                    other = space.task.distillation(outputs, teacher)
+                else:
+                    other = space.task.loss(outputs, batch.targets, step.label_smoothing)
+            torch.autograd.backward(share * other)
+            total = total + share * other.detach()
+        return {"loss": total, "largest/loss": loss.detach()}
