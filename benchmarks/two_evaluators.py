@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 from datetime import datetime
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from manynet import data
-from manynet.ledger import Ledger
+from manynet.ledger import Ledger, Record
 from manynet.reference import load
 from manynet.search import search
 from manynet.settings import SearchSettings
@@ -48,9 +49,12 @@ class Repeated(data.Split):
 
 
 def rate(space: Any, given: data.Data, evaluators: int, candidates: int) -> tuple[float, float]:
-    """Candidates a second after each evaluator's first, and median seconds of one evaluation."""
+    """Candidates a second, and median seconds of one evaluation."""
+    # Of about one cost: a few large candidates would decide which evaluators' rate comes out higher.
+    middle = math.sqrt(space.read(space.smallest).macs * space.read(space.largest).macs)
     settings = SearchSettings(
         objectives=["accuracy:max", "macs:min"],
+        constraints=[f"macs >= {middle / 1.5:.0f} and macs <= {middle * 1.5:.0f}"],
         evaluations=candidates,
         sampler="random",
         evaluators=evaluators,
@@ -60,16 +64,26 @@ def rate(space: Any, given: data.Data, evaluators: int, candidates: int) -> tupl
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "ledger")
         records = search(space, weights, given, settings, ledger, folder, weights_digest="random")
-    ended = sorted(datetime.fromisoformat(record.created).timestamp() for record in records)[evaluators - 1 :]
-    seconds = statistics.median(record.details["seconds"] for record in records)
-    return (len(ended) - 1) / (ended[-1] - ended[0]), seconds
+    return steady_rate(records), statistics.median(record.details["seconds"] for record in records)
+
+
+def steady_rate(records: list[Record]) -> float:
+    """Candidates a second while all evaluators are warm and none has run out of candidates."""
+    ended: dict[int, list[float]] = {}
+    for record in records:
+        moment = datetime.fromisoformat(record.created).timestamp()
+        ended.setdefault(record.details["evaluator"], []).append(moment)
+    start = max(min(moments) for moments in ended.values())
+    end = min(max(moments) for moments in ended.values())
+    done = sum(start < moment <= end for moments in ended.values() for moment in moments)
+    return done / (end - start)
 
 
 def main() -> None:
     """Measure in turns, print a table, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--space", default="search_spaces.vit:tiny")
-    parser.add_argument("--candidates", type=int, default=24)
+    parser.add_argument("--candidates", type=int, default=32)
     parser.add_argument("--times", type=int, default=0, help="passes over the validation split; 0 finds out")
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
@@ -92,8 +106,10 @@ def main() -> None:
 
 def enough(space: Any, given: data.Data) -> int:
     """Passes over the validation split that make a median candidate take ``SHORTEST`` with a margin."""
-    _, seconds = rate(space, given, 1, 6)
-    return max(1, round(2 * SHORTEST / seconds))
+    passes = 8
+    several = data.Data(**{**vars(given), "validation": Repeated(given.validation, passes)})
+    _, seconds = rate(space, several, 1, 12)
+    return max(1, round(2 * SHORTEST / seconds * passes))
 
 
 def report(one: list[float], two: list[float], seconds: float) -> None:

@@ -207,7 +207,7 @@ def test_constraints_on_scores_are_known_before_values() -> None:
 def test_records_prime_the_sampler_and_count(sampler: str) -> None:
     space = toy_space()
     earlier = [space.sample(seed) for seed in range(12)]
-    records = [PROVENANCE.record(arch, Evaluation(toy_metrics(arch)), 0.1) for arch in earlier]
+    records = [PROVENANCE.record(arch, Evaluation(toy_metrics(arch))) for arch in earlier]
     distinct = len({record.key for record in records})
     one = searcher(space, 20, sampler, records=records)
     assert len(trials(one)) == 12 and all(

@@ -18,13 +18,15 @@ from manynet.strategy import Step, Strategy
 class Sandwich(Strategy):
     """Trains the largest subnet, the smallest and some between, all in every step.
 
-    The largest learns from the labels, the others from its soft outputs of the same step (Yu and Huang,
-    Universally Slimmable Networks, arXiv 1903.05134; Yu et al., BigNAS, arXiv 2003.11142). A step's loss
-    is the mean over its passes, not their sum, so that a gradient clip means the same as for one network.
+    The largest learns from the labels, the others from the labels and, more and more, from its soft outputs
+    of the same step (Yu and Huang, Universally Slimmable Networks, arXiv 1903.05134; Yu et al., BigNAS,
+    arXiv 2003.11142). The share of the soft outputs rises evenly over the run: a largest subnet that knows
+    nothing yet teaches the others, and through their weights itself, to say nothing. A step's loss is the
+    mean over its passes, not their sum, so that a gradient clip means the same as for one network.
 
     Args:
         samples: random subnets a step, besides the largest and the smallest.
-        distill: whether the others learn from the largest; otherwise from the labels too.
+        distill: whether the others learn from the largest too; otherwise from the labels alone.
     """
 
     samples: int = 2
@@ -41,14 +43,14 @@ class Sandwich(Strategy):
             loss = space.task.loss(outputs, batch.targets, step.label_smoothing)
         torch.autograd.backward(share * loss)
         teacher = outputs.detach()
+        soft = step.number / step.total if self.distill else 0.0
         total = share * loss.detach()
         for arch in [space.smallest, *(space.draw(step.random) for _ in range(self.samples))]:
             with step.autocast():
                 outputs = network(*fit(batch.inputs, space, arch), arch=arch)
-                if self.distill:
-                    other = space.task.distillation(outputs, teacher)
-                else:
-                    other = space.task.loss(outputs, batch.targets, step.label_smoothing)
+                other = (1 - soft) * space.task.loss(outputs, batch.targets, step.label_smoothing)
+                if soft:
+                    other = other + soft * space.task.distillation(outputs, teacher)
             torch.autograd.backward(share * other)
             total = total + share * other.detach()
         return {"loss": total, "largest/loss": loss.detach()}

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ class Provenance:
         """The ledger key of one architecture's evaluation."""
         return record_key("evaluation", self.space, self.weights, arch, self.data, self.protocol)
 
-    def record(self, arch: Architecture, evaluation: Evaluation, seconds: float) -> Record:
-        """The ledger's record of one evaluation that took ``seconds``."""
+    def record(self, arch: Architecture, evaluation: Evaluation, **details: Any) -> Record:
+        """The ledger's record of one evaluation."""
         return Record(
             key=self.key(arch),
             kind="evaluation",
@@ -68,7 +69,7 @@ class Provenance:
             protocol=self.protocol,
             metrics=dict(evaluation.metrics),
             measurements=list(evaluation.measurements),
-            details={"seconds": round(seconds, 6)},
+            details=details,
         )
 
     def made(self, record: Record) -> bool:
@@ -141,8 +142,8 @@ class Evaluator(tune.Trainable):
             start = time.perf_counter()
             evaluation = self._evaluate(self.config)
             _check_finite(evaluation)
-            seconds = time.perf_counter() - start
-            self._ledger.write(self._provenance.record(self.config, evaluation, seconds))
+            details = {"seconds": round(time.perf_counter() - start, 6), "evaluator": os.getpid()}
+            self._ledger.write(self._provenance.record(self.config, evaluation, **details))
         except Exception as error:
             logger.exception("candidate %s failed", self.config)
             return {FAILURE: f"{type(error).__name__}: {error}", "done": True}
