@@ -18,8 +18,13 @@ class Net(mn.Supernet):
         return self.head(x.mean((2, 3)), in_features=width)
 
 
-space = mn.SearchSpace("tiny-conv", {"width": tune.choice([8, 16, 32, 64])}, Net,
-                       task=mn.tasks.Classification(num_classes=10), input_shape=(1, 8, 8))
+space = mn.SearchSpace(
+    "tiny-conv",
+    {"width": tune.choice([8, 16, 32, 64])},
+    Net,
+    task=mn.tasks.Classification(num_classes=10),
+    input_shape=(1, 8, 8),
+)
 study = mn.Study("runs/tiny-conv", space, data="digits")
 study.train(strategy="trainers.sandwich:Sandwich", steps=300, learning_rate=1e-2)
 study.search(objectives=["accuracy:max", "latency@host/torch:min"], evaluations=4)

@@ -85,7 +85,7 @@ def best(
     record = Study.open(folder).best(column, where)
     table = Table("column", "value", title=f"{record.kind} {record.key}")
     for name, value in record.metrics.items():
-        table.add_row(name, f"{value:,.6g}")
+        table.add_row(name, _figure(value))
     for name, value in record.architecture.items():
         table.add_row(name, str(value), style="dim")
     if "folder" in record.details:
@@ -129,17 +129,24 @@ def _show(study: "Study") -> None:  # type: ignore[name-defined]  # noqa: F821, 
             c for c in ("test_accuracy", "accuracy", "parameters", "macs") if c in finalists[0].metrics
         ]
         columns += [c for c in finalists[0].metrics if c.startswith("latency@")]
-        table = Table("finalist", *columns, title="Finalists")
+        table = Table(title="Finalists")
+        for name in ("in finalists/", *columns):
+            table.add_column(name.replace("latency@", "ms on\n"), overflow="fold")
         for record in finalists:
-            table.add_row(record.details["folder"], *(f"{record.metrics[c]:,.5g}" for c in columns))
+            folder = record.details["folder"].removeprefix("finalists/")
+            table.add_row(folder, *(_figure(record.metrics[c]) for c in columns))
         console.print(table)
     baseline = study.baseline() if finalists else None
     if baseline is not None:
         console.print(f"{baseline[0]}: {baseline[1]:.4f} test accuracy on the same split")
     ranking = study.ranking()
     if ranking is not None:
-        console.print(ranking.verdict, style=None if ranking.carries_search else "yellow")
+        console.print(ranking.verdict, style=None if ranking.carries_search else "yellow", soft_wrap=True)
     console.print(f"report: {study.folder}/report.html", soft_wrap=True)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def main() -> None:

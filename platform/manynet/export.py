@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -48,9 +51,10 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         expected = subnet(*inputs)
-    program, any_batch = _program(subnet, inputs)
-    torch.export.save(program, folder / "model.pt2")
-    torch.onnx.export(program, (), folder / "model.onnx", dynamo=True, external_data=False, verbose=False)
+    with _quiet():
+        program, any_batch = _program(subnet, inputs)
+        torch.export.save(program, folder / "model.pt2")
+        torch.onnx.export(program, (), folder / "model.onnx", dynamo=True, external_data=False, verbose=False)
     save_model(subnet.network, str(folder / "weights.safetensors"))
     description = {
         "space": space_reference,
@@ -68,6 +72,15 @@ def export(
     _compare("weights.safetensors", Subnet.load(folder), inputs, expected, len(inputs[0]))
     _compare("model.pt2", torch.export.load(folder / "model.pt2").module(), inputs, expected, whole)
     _compare("model.onnx", _onnx_runner(folder / "model.onnx"), inputs, expected, whole)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep PyTorch's exporters from warning of their own insides and of packages that are not needed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+        yield
 
 
 def _program(subnet: Subnet, inputs: Inputs) -> tuple[torch.export.ExportedProgram, bool]:

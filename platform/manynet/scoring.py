@@ -75,7 +75,9 @@ class Scoring:
         batches = calibration_batches(self.data, self.settings.calibration_batches, self.settings.batch_size)
 
         def evaluate(arch: Architecture) -> Evaluation:
-            subnet = extract(network, arch, self.space.example(arch, batch=1))
+            # Under the lease like the batches, so that a measurement has the host to itself.
+            with self.lease():
+                subnet = extract(network, arch, self.space.example(arch, batch=1))
             return self._evaluation(subnet, batches, device)
 
         return evaluate

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import optuna
@@ -237,7 +238,9 @@ def _fit(
             verbose=0,
         ),
     )
-    return list(tuner.fit().errors)
+    # Tune prints its settings whatever its verbosity; progress goes to stderr.
+    with redirect_stdout(io.StringIO()):
+        return list(tuner.fit().errors)
 
 
 def _judge(searcher: ArchitectureSearcher, conditions: list[Condition], errors: list[BaseException]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -12,41 +13,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from manynet.checkpoint import read_json
 
+logger = logging.getLogger(__name__)
+Show = Callable[[Mapping[str, Any]], None]
 _SECONDS_BETWEEN = 1.0
+_SECONDS_BETWEEN_LINES = 15.0
 
 
 @contextmanager
 def training_bar(address: str, console: Console | None = None) -> Iterator[None]:
-    """Show the progress file at ``address`` until the block ends; on a terminal only.
+    """Show the progress file at ``address`` until the block ends: a bar on a terminal, elsewhere log lines.
 
     A thread reads it, so that the main thread can wait for Ray and still hear Ctrl-C.
     """
     console = console or Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    columns = (
-        TextColumn("train"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(),
-    )
-    ended = threading.Event()
-    before = read_json(address)
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=None, status="starting workers")
-
-        def follow() -> None:
-            while not ended.wait(_SECONDS_BETWEEN):
-                content = read_json(address)
-                # An earlier start's last word is no progress of this one.
-                if content is not None and content != before:
-                    bar.update(
-                        task, completed=content["step"], total=content["steps"], status=status(content)
-                    )
-
-        follower = threading.Thread(target=follow, daemon=True)
+    with _bar(console) if console.is_terminal else nullcontext(_log) as show:
+        ended = threading.Event()
+        seconds = _SECONDS_BETWEEN if console.is_terminal else _SECONDS_BETWEEN_LINES
+        follower = threading.Thread(target=_follow, args=(address, show, ended, seconds), daemon=True)
         follower.start()
         try:
             yield
@@ -55,7 +38,37 @@ def training_bar(address: str, console: Console | None = None) -> Iterator[None]
             follower.join()
 
 
-def status(content: dict[str, Any]) -> str:
+def _follow(address: str, show: Show, ended: threading.Event, seconds: float) -> None:
+    last = read_json(address)
+    while not ended.wait(seconds):
+        content = read_json(address)
+        # An earlier start's last word is no progress of this one.
+        if content is not None and content != last:
+            show(content)
+            last = content
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[Show]:
+    columns = (
+        TextColumn("train"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=None, status="starting workers")
+        yield lambda content: bar.update(
+            task, completed=content["step"], total=content["steps"], status=status(content)
+        )
+
+
+def _log(content: Mapping[str, Any]) -> None:
+    logger.info("train: step %d of %d, %s", content["step"], content["steps"], status(content))
+
+
+def status(content: Mapping[str, Any]) -> str:
     """One line about the values in a progress file."""
     parts = [f"{content['job']} ({content['number'] + 1}/{content['jobs']})"] if content["jobs"] > 1 else []
     if content["loss"] is not None:
