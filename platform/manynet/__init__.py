@@ -4,6 +4,7 @@ from manynet import elastic, tasks
 from manynet.domains import ArchitectureError, SpaceError
 from manynet.errors import ManynetError
 from manynet.space import Architecture, SearchSpace, Supernet
+from manynet.study import Study
 from manynet.subnet import Cost, Subnet, cost, extract
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ManynetError",
     "SearchSpace",
     "SpaceError",
+    "Study",
     "Subnet",
     "Supernet",
     "cost",

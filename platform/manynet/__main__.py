@@ -1,0 +1,5 @@
+"""``python -m manynet`` is the command line."""
+
+from manynet.cli import main
+
+main()

@@ -1,0 +1,49 @@
+"""The command line: what it teaches, and that what a user gets wrong is one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def manynet(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "manynet", *arguments], cwd=cwd, capture_output=True, text=True
+    )
+
+
+def test_help_teaches() -> None:
+    text = manynet("--help").stdout
+    assert all(command in text for command in ("run", "resume", "best", "report", "devices"))
+    assert "experiment.yaml" in text
+    assert "--set" in manynet("run", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "none.yaml"], "an experiment must be a readable YAML file"),
+        (["run", "examples/vit-digits.yaml", "--set", "train.stpes=1"], "train.stpes is not a key"),
+        (["run", "examples/vit-digits.yaml", "--set", "space=search_spaces.vit:huge"], "names nothing"),
+        (["run", "examples/vit-digits.yaml", "--set", "data=cifar"], "data must be one of"),
+        (["run", "examples/vit-digits.yaml", "--set", "search.sampler=nope"], "sampler must be one of"),
+        (["resume", "nowhere"], "a study's folder must hold experiment.yaml"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    study = ["--set", f"study={tmp_path / 'run'}"] if arguments[0] == "run" else []
+    ran = manynet(*arguments, *study)
+    assert ran.returncode == 1
+    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("Error:")]
+    assert message in line
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_devices_lists_what_can_be_measured_here() -> None:
+    ran = manynet("devices")
+    assert ran.returncode == 0
+    assert "host/torch" in ran.stdout and "ready" in ran.stdout

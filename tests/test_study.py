@@ -1,0 +1,315 @@
+"""A study from end to end: its folder, its steps called again, killed and resumed, and what it refuses."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray import tune
+
+import manynet as mn
+from manynet.errors import ManynetError
+from manynet.ledger import Ledger
+from manynet.study import StudyError
+from search_spaces import vit
+
+FAST: dict[str, Any] = {"batch_size": 32, "augment": "none", "learning_rate": 3e-3}
+TRAIN = {**FAST, "steps": 60, "evaluate_every": 60, "checkpoint_every": 20}
+SEARCH = {"objectives": ["accuracy:max", "latency@host/torch:min"], "evaluations": 6, "evaluators": 2}
+FINALISTS = {**FAST, "count": 2, "steps": 10, "anchors": 3, "anchor_steps": 10, "evaluate_every": 10}
+
+
+class Net(mn.Supernet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = mn.elastic.Conv2d(1, 16, 3, padding=1)
+        self.norm = mn.elastic.BatchNorm2d(16)
+        self.head = mn.elastic.Linear(16 * 64, 10)
+
+    def forward(self, x: torch.Tensor, arch: mn.Architecture) -> torch.Tensor:
+        x = self.norm(self.stem(x, out_channels=arch["width"])).relu()
+        return self.head(x.permute(0, 2, 3, 1).flatten(1))
+
+
+space = mn.SearchSpace(
+    "study-conv",
+    {"width": tune.choice([2, 3, 4, 6, 8, 10, 12, 16])},
+    Net,
+    mn.tasks.Classification(10),
+    (1, 8, 8),
+)
+other = mn.SearchSpace("other", {"width": tune.choice([2, 3])}, Net, mn.tasks.Classification(10), (1, 8, 8))
+narrow = mn.SearchSpace("narrow", {"width": tune.choice([2, 3])}, Net, mn.tasks.Classification(5), (1, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def study(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> mn.Study:
+    made = mn.Study(tmp_path_factory.mktemp("study") / "run", f"{__file__}:space", data="digits")
+    made.train(**TRAIN)
+    made.search(**SEARCH)
+    made.finalists(**FINALISTS)
+    made.report()
+    return made
+
+
+def test_the_folder_holds_what_a_study_promises(study: mn.Study) -> None:
+    folder = Path(study.folder)
+    assert {"experiment.yaml", "supernet", "search", "ledger", "finalists", "report.html"} <= set(
+        os.listdir(folder)
+    )
+    finalists = list((folder / "finalists").iterdir())
+    assert len(finalists) == 2
+    assert all(
+        {file.name for file in finalist.iterdir()}
+        == {"arch.json", "weights.safetensors", "model.onnx", "model.pt2"}
+        for finalist in finalists
+    )
+
+
+def test_the_ledger_says_what_was_evaluated(study: mn.Study) -> None:
+    records = study.ledger.read()
+    evaluations = [r for r in records if r.kind == "evaluation"]
+    assert len({study.space.key(r.architecture) for r in evaluations}) == len(evaluations) == 6
+    assert all(
+        {"accuracy", "loss", "macs", "parameters", "latency@host/torch"} == set(r.metrics)
+        for r in evaluations
+    )
+    assert [r.kind for r in records].count("anchor") == 3
+    finalists = study.winners()
+    assert len(finalists) == 2
+    assert all("test_accuracy" in r.metrics and r.measurements for r in finalists)
+    assert not any("test_accuracy" in r.metrics for r in evaluations)
+
+
+def test_scores_in_the_ledger_are_those_of_the_trained_supernet(study: mn.Study) -> None:
+    from manynet.evaluation import score
+    from manynet.scoring import calibration_batches
+    from manynet.settings import SearchSettings
+
+    settings = SearchSettings()
+    batches = calibration_batches(study.data, settings.calibration_batches, settings.batch_size)
+    network = study.supernet()
+    for record in [r for r in study.ledger.read() if r.kind == "evaluation"][:2]:
+        subnet = mn.extract(network, record.architecture, space.example(record.architecture))
+        again = score(subnet, space, study.data.validation, batch_size=256, calibration=batches)
+        assert again["accuracy"] == pytest.approx(record.metrics["accuracy"])
+        assert again["loss"] == pytest.approx(record.metrics["loss"], abs=1e-5)
+
+
+def test_a_finalist_loads_and_scores_what_its_record_says(study: mn.Study) -> None:
+    from manynet.evaluation import score
+
+    record = study.winners()[0]
+    subnet = mn.Subnet.load(Path(study.folder) / record.details["folder"])
+    found = score(subnet, study.space, study.data.test, batch_size=64)
+    assert found["accuracy"] == pytest.approx(record.metrics["test_accuracy"])
+    about = json.loads((Path(study.folder) / record.details["folder"] / "arch.json").read_text())
+    assert about["preprocessing"]["mean"] == list(study.data.mean)
+
+
+def test_best_reads_the_ledger(study: mn.Study) -> None:
+    best = study.best("accuracy")
+    assert best.metrics["accuracy"] == max(
+        r.metrics["accuracy"] for r in study.ledger.read() if r.kind != "anchor"
+    )
+    bound = sorted(r.metrics["parameters"] for r in study.ledger.read())[2]
+    assert study.best("accuracy", where=f"parameters <= {bound}").metrics["parameters"] <= bound
+    assert study.best("macs").metrics["macs"] == min(r.metrics["macs"] for r in study.ledger.read())
+    assert study.best("test_accuracy").kind == "finalist"
+    with pytest.raises(StudyError, match="a column must be one of .*, but got 'speed'"):
+        study.best("speed")
+    with pytest.raises(StudyError, match="no subnet .* meets 'parameters <= 1'"):
+        study.best("accuracy", where="parameters <= 1")
+
+
+def test_a_step_called_again_does_nothing(study: mn.Study) -> None:
+    before = _files(study)
+    again = mn.Study(study.folder, space, data="digits")
+    again.train(**TRAIN)
+    again.search(**SEARCH)
+    again.finalists(**FINALISTS)
+    assert _files(study) == before
+
+
+def test_a_step_called_with_other_arguments_says_so_and_stops(study: mn.Study) -> None:
+    before = _files(study)
+    again = mn.Study.open(study.folder)
+    with pytest.raises(StudyError, match="train of .* was begun with steps=60, but got 70"):
+        again.train(**(TRAIN | {"steps": 70}))
+    with pytest.raises(StudyError, match="search of .* was begun with evaluations=6, but got 7"):
+        again.search(**(SEARCH | {"evaluations": 7}))
+    assert _files(study) == before
+
+
+def test_a_folder_of_another_space_or_data_is_refused(study: mn.Study) -> None:
+    before = _files(study)
+    with pytest.raises(StudyError, match="holds a study of another space"):
+        mn.Study(study.folder, other, data="digits")
+    with pytest.raises(StudyError, match="holds a study of data 'digits', but got 'idx:x'"):
+        mn.Study(study.folder, space, data="idx:x")
+    assert _files(study) == before
+
+
+def test_a_missing_evaluation_alone_is_done_again(study: mn.Study, tmp_path: Path) -> None:
+    records = study.ledger.read()
+    lost = next(r for r in records if r.kind == "evaluation")
+    folder = tmp_path / "run"
+    shutil.copytree(study.folder, folder)
+    for file in (folder / "ledger").iterdir():
+        file.unlink()
+    ledger = Ledger(folder / "ledger")
+    for record in records:
+        if record.key != lost.key:
+            ledger.write(record)
+    mn.Study.open(folder).search(**SEARCH)
+    after = {r.key: r for r in ledger.read()}
+    kept = {r.key: r.created for r in records if r.key != lost.key}
+    assert {key: after[key].created for key in kept} == kept
+    assert len([r for r in after.values() if r.kind == "evaluation"]) == 6
+
+
+def test_a_damaged_weights_file_is_one_clear_line(study: mn.Study, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(study.folder, folder)
+    weights = folder / "supernet" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ManynetError, match="weights must be as they were written"):
+        mn.Study.open(folder).supernet()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.train(stpes=3), "train.stpes is not a key"),
+        (lambda s: s.train(strategy="trainers.sandwich:Toast"), "names nothing"),
+        (lambda s: s.train(strategy="trainers.finetune:FineTune"), "trains a supernet"),
+        (lambda s: s.train(batch_size=9, workers=2), "batch_size must be a multiple of workers"),
+        (lambda s: s.search(), "the supernet of .* must be trained first|train of .* must have run"),
+        (lambda s: s.finalists(), "finalists needs search"),
+        (lambda s: s.supernet(), "train of .* must have run"),
+    ],
+)
+def test_what_a_new_study_cannot_do_is_one_clear_line(tmp_path: Path, call: Any, message: str) -> None:
+    made = mn.Study(tmp_path / "run", space, data="digits")
+    with pytest.raises(ManynetError, match=message) as caught:
+        call(made)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampler": "nsga3"}, "sampler must be one of"),
+        ({"objectives": ["speed:max"]}, "speed"),
+        ({"objectives": ["accuracy:up"]}, "accuracy:up"),
+        ({"constraints": ["parameters < few"]}, "few"),
+        ({"constraints": ["parameters <= 1"]}, "parameters must be within"),
+        ({"constraints": ["accuracy >= 2"]}, "from 0 to 1"),
+        ({"constraints": ["latency@host/torch <= 1e-6"]}, "cannot be met: the smallest subnet takes"),
+        ({"objectives": ["latency@moon/torch:min"]}, "moon/torch"),
+        ({"objectives": ["latency@host/abacus:min"]}, "abacus"),
+        (
+            {"objectives": ["latency@host/torch?threads=2&batch=8:min"]},
+            "must be spelled 'host/torch.batch=8&threads=2'",
+        ),
+    ],
+)
+def test_a_search_that_cannot_work_is_one_clear_line(
+    study: mn.Study, tmp_path: Path, changes: Any, message: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(study.folder, folder)
+    experiment = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(
+        experiment[: experiment.index("search:")] + f"space_digest: {space.digest}\n"
+    )
+    shutil.rmtree(folder / "ledger")
+    with pytest.raises(ManynetError, match=message) as caught:
+        mn.Study.open(folder).search(**(SEARCH | changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_that_the_task_does_not_have_are_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        ManynetError, match="digits does not fit space 'narrow': labels must be 0 to 4, but got 9"
+    ):
+        mn.Study(tmp_path, narrow).data  # noqa: B018
+
+
+def test_a_folder_without_a_study_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="a study's folder must hold experiment.yaml"):
+        mn.Study.open(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_loses_no_finished_evaluation(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    script = (
+        "import manynet as mn\n"
+        f"study = mn.Study({str(folder)!r}, {str(__file__) + ':space'!r})\n"
+        f"study.train(**{TRAIN!r})\nstudy.search(**{SEARCH | {'evaluations': 8, 'evaluators': 1}!r})\n"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, start_new_session=True)
+    ledger = Ledger(folder / "ledger")
+    deadline = time.monotonic() + 240
+    while len(ledger.read()) < 3 and time.monotonic() < deadline and driver.poll() is None:
+        time.sleep(0.2)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    time.sleep(3)  # evaluators notice that their driver is gone
+    before = {r.key: r.created for r in ledger.read()}
+    assert 3 <= len(before) < 8
+    resumed = subprocess.run(
+        [sys.executable, "-m", "manynet", "resume", str(folder)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    after = {r.key: r.created for r in ledger.read()}
+    assert {key: after[key] for key in before} == before
+    assert len(after) == 8
+
+
+def test_every_presets_domains_run_in_a_stock_tuner(ray_cluster: None, tmp_path: Path) -> None:
+    from ray.tune.search.optuna import OptunaSearch
+
+    for preset in ("tiny", "autoformer_t", "autoformer_s", "autoformer_b", "deit_scaling"):
+        found: mn.SearchSpace = getattr(vit, preset)
+        for algorithm in (None, OptunaSearch(metric="macs", mode="min", seed=0)):
+            results = tune.Tuner(
+                tune.with_resources(_macs_of(preset), {"cpu": 0.5}),
+                param_space=found.domains,
+                tune_config=tune.TuneConfig(
+                    num_samples=2, search_alg=algorithm, metric="macs", mode="min", reuse_actors=True
+                ),
+                run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+            ).fit()
+            assert not results.errors
+            for result in results:
+                arch = found.canonical(result.config)
+                assert mn.cost(found, arch).macs == result.metrics["macs"]
+
+
+def _macs_of(preset: str) -> Any:
+    def evaluate(config: dict[str, Any]) -> dict[str, float]:
+        import manynet as mn
+        from search_spaces import vit
+
+        space = getattr(vit, preset)
+        return {"macs": mn.cost(space, space.canonical(config)).macs}
+
+    return evaluate
+
+
+def _files(study: mn.Study) -> dict[str, float]:
+    return {str(f): f.stat().st_mtime for f in Path(study.folder).rglob("*") if f.is_file()}
