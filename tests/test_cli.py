@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 def manynet(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "manynet", *arguments], cwd=cwd, capture_output=True, text=True
+        [sys.executable, "-m", "manynet", *arguments], cwd=cwd, capture_output=True, text=True, check=False
     )
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from manynet.ledger import SCHEMA, Ledger, LedgerError, Record, TornFileWarning, locate, record_key
+from manynet.ledger import SCHEMA, Ledger, LedgerError, Record, TornFileWarning, record_key
 
 MAKE = """
 import sys
@@ -288,13 +288,6 @@ def test_a_filesystem_address(tmp_path: Path) -> None:
     ledger = Ledger(folder.as_uri())
     ledger.write(record())
     assert Ledger(folder).read() == ledger.read() == [record()]
-
-
-def test_an_unknown_filesystem_is_refused() -> None:
-    with pytest.raises(
-        LedgerError, match="an address must be a path or a URI pyarrow can open, but got 'zz://x'"
-    ):
-        locate("zz://x")
 
 
 def test_a_file_is_not_a_ledger(tmp_path: Path) -> None:

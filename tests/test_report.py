@@ -18,6 +18,7 @@ from manynet.ranking import kendall
 from manynet.report import ReportContent, ReportError, figures, render, write_report
 from manynet.report.content import show
 from manynet.report.parallel import parallel
+from manynet.storage import StorageError
 
 LATENCY = "latency@host/torch?threads=2"
 SECTIONS = ["pareto", "hypervolume", "choices", "training", "ranking", "finalists"]
@@ -308,7 +309,7 @@ def test_the_report_is_replaced_whole(tmp_path: Path) -> None:
     write_report(path.as_uri(), full())
     assert [one.name for one in path.parent.iterdir()] == ["report.html"]
     assert "3 on the Pareto front" in path.read_text(encoding="utf-8")
-    with pytest.raises(ReportError, match="a file that can be written"):
+    with pytest.raises(StorageError, match="a file that can be written"):
         write_report(path / "report.html", content())
 
 

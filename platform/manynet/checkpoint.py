@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 from pyarrow import fs
 
-from manynet.ledger import locate
+from manynet.storage import locate, read_json, write_bytes
 from manynet.strategy import TrainingError
 
 MANIFEST = "manifest.json"
@@ -85,7 +85,7 @@ def save(folder: str, state: Mapping[str, Any], identity: Mapping[str, Any]) -> 
         hashing = _HashingStream(stream)
         torch.save(dict(state), cast(IO[bytes], hashing))
     manifest = {"identity": dict(identity), "sha256": hashing.digest.hexdigest(), "bytes": hashing.size}
-    write_file(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+    write_bytes(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
 
 
 def find(root: str, job: str | None = None) -> list[Checkpoint]:
@@ -117,25 +117,6 @@ def prune(root: str, keep: int) -> None:
         for folder in _folders(run):
             if folder not in inside:
                 _delete(folder)
-
-
-def write_file(address: str, content: bytes) -> None:
-    """Write a small file whole, or not at all."""
-    filesystem, path = locate(address)
-    filesystem.create_dir(str(Path(path).parent), recursive=True)
-    with filesystem.open_output_stream(f"{path}.partial") as stream:
-        stream.write(content)
-    filesystem.move(f"{path}.partial", path)
-
-
-def read_json(address: str) -> Any:
-    """The content of a JSON file; None when there is none, or it cannot be read."""
-    filesystem, path = locate(address)
-    try:
-        with filesystem.open_input_file(path) as stream:
-            return json.loads(stream.read())
-    except (FileNotFoundError, ValueError, pa.ArrowException):
-        return None
 
 
 class _HashingStream:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +54,8 @@ def run(
     from manynet.study import Study
 
     study = Study.begin(read_experiment(file, changes or []))
-    study.run()
+    with _resumable(study.folder):
+        study.run()
     _show(study)
 
 
@@ -65,7 +68,8 @@ def resume(folder: Folder) -> None:
     from manynet.study import Study
 
     study = Study.open(folder)
-    study.run()
+    with _resumable(folder):
+        study.run()
     _show(study)
 
 
@@ -119,6 +123,20 @@ def devices() -> None:
     for listing in list_devices():
         table.add_row(*listing)
     Console().print(table)
+
+
+@contextmanager
+def _resumable(folder: str) -> Iterator[None]:
+    """Leave an interrupted study with a word on how to go on."""
+    from manynet.training import TrainingStopped
+
+    try:
+        yield
+    except (KeyboardInterrupt, TrainingStopped) as stop:
+        console = Console(stderr=True)
+        console.print(str(stop) or "stopped", markup=False, soft_wrap=True)
+        console.print(f"`manynet resume {folder}` goes on", markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 def _show(study: "Study") -> None:  # type: ignore[name-defined]  # noqa: F821, UP037

@@ -20,6 +20,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from manynet.errors import ManynetError
+from manynet.storage import locate
 
 Kind: TypeAlias = Literal["evaluation", "anchor", "finalist"]
 
@@ -80,22 +81,6 @@ def record_key(
     """16 hex digits that are equal exactly where a second evaluation would repeat the first."""
     text = json.dumps([kind, space, weights, architecture, data, protocol], sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def locate(address: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The filesystem behind a local path or a pyarrow address (``s3://...``), and the path on it.
-
-    Raises:
-        LedgerError: the address names no filesystem pyarrow knows.
-    """
-    text = str(address) if "://" in str(address) else Path(address).absolute().as_uri()
-    try:
-        filesystem, path = pyarrow.fs.FileSystem.from_uri(text)
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise LedgerError(
-            f"an address must be a path or a URI pyarrow can open, but got {text!r}: {error}"
-        ) from None
-    return filesystem, path.rstrip("/")
 
 
 SCHEMA = pa.schema([pa.field(column.name, pa.string(), nullable=False) for column in fields(Record)])

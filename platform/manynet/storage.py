@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs
@@ -50,6 +52,14 @@ def read_bytes(address: str | Path) -> bytes:
     except OSError as error:
         raise StorageError(f"{address} must be a file that can be read: {error}") from None
     return content
+
+
+def read_json(address: str | Path) -> Any:
+    """The content of a JSON file; None when there is none, or it is not whole."""
+    try:
+        return json.loads(read_bytes(address)) if exists(address) else None
+    except (StorageError, ValueError):
+        return None
 
 
 def write_bytes(address: str | Path, content: bytes) -> None:

@@ -27,6 +27,7 @@ from manynet.data import Data
 from manynet.errors import ManynetError
 from manynet.settings import TrainSettings
 from manynet.space import Architecture, SearchSpace
+from manynet.storage import read_json
 from manynet.strategy import TrainingError, load_strategy
 from manynet.training_bar import training_bar
 from manynet.training_log import PROGRESS
@@ -141,7 +142,7 @@ def check(settings: TrainSettings, trains: str) -> None:
 
 def is_finished(folder: str | Path) -> bool:
     """Whether training in ``folder`` has ended."""
-    return checkpoint.read_json(f"{_address(folder)}/{RESULT}") is not None
+    return read_json(f"{_address(folder)}/{RESULT}") is not None
 
 
 def _subnet_job(job: SubnetJob, space: SearchSpace, data: Data, folder: str) -> Job:

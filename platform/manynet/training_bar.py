@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from manynet.checkpoint import read_json
+from manynet.storage import read_json
 
 logger = logging.getLogger(__name__)
 Show = Callable[[Mapping[str, Any]], None]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from manynet.checkpoint import write_file
+from manynet.storage import write_bytes
 
 CURVES, PROGRESS, EVENTS = "curves.jsonl", "progress.json", "tensorboard"
 _SECONDS_BETWEEN = 1.0
@@ -57,7 +57,7 @@ class TrainingLog:
         step = int(rows[-1]["step"])
         self._add(step, {name: value for name, value in rows[-1].items() if name not in ("step", "loss")})
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_file(f"{self._folder}/{CURVES}", text.encode())
+        write_bytes(f"{self._folder}/{CURVES}", text.encode())
         self._write_progress(step, rows[-1]["loss"])
 
     def close(self) -> None:
@@ -73,4 +73,4 @@ class TrainingLog:
         self._written = time.monotonic()
         shown = {name: value for name, value in self._last_row.items() if name.endswith("accuracy")}
         content = {**self._about, "step": step, "loss": loss, **shown}
-        write_file(self._progress, json.dumps(content).encode())
+        write_bytes(self._progress, json.dumps(content).encode())

@@ -28,9 +28,9 @@ from manynet.domains import Value
 from manynet.evaluation import fit, recalibrated, score
 from manynet.gradients import average
 from manynet.learner import Learner, learning_rate
-from manynet.ledger import locate
 from manynet.settings import TrainSettings
 from manynet.space import SearchSpace
+from manynet.storage import locate, read_bytes, write_bytes
 from manynet.strategy import load_strategy
 from manynet.subnet import Subnet, extract
 from manynet.training_log import PROGRESS, TrainingLog
@@ -243,14 +243,14 @@ class Training:
         """Write the weights, then the result that says they are complete."""
         if self.worker.rank == 0:
             content = safetensors.torch.save(_tensors(self._final()))
-            checkpoint.write_file(f"{self.job.folder}/{WEIGHTS}", content)
+            write_bytes(f"{self.job.folder}/{WEIGHTS}", content)
             result = {
                 "identity": self.job.identity,
                 "digest": hashlib.sha256(content).hexdigest()[:16],
                 "curves": self.rows,
                 "seconds": time.monotonic() - self._started,
             }
-            checkpoint.write_file(f"{self.job.folder}/{RESULT}", json.dumps(result, indent=1).encode())
+            write_bytes(f"{self.job.folder}/{RESULT}", json.dumps(result, indent=1).encode())
 
     def _final(self) -> nn.Module:
         network = self.learner.average
@@ -273,9 +273,7 @@ def initial_network(space: SearchSpace, job: Job) -> nn.Module:
 
 def load_weights(address: str) -> dict[str, Any]:
     """The tensors of a safetensors file, by name."""
-    filesystem, path = locate(address)
-    with filesystem.open_input_file(path) as stream:
-        return safetensors.torch.load(stream.read())
+    return safetensors.torch.load(read_bytes(address))
 
 
 def _send_from_first(network: nn.Module, worker: Worker) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from manynet import checkpoint
 from manynet.data import Data
 from manynet.domains import Value
-from manynet.ledger import locate
 from manynet.settings import TrainSettings
 from manynet.space import Architecture, SearchSpace
+from manynet.storage import exists, read_bytes, read_json
 from manynet.strategy import TrainingError
 from manynet.subnet import Subnet, extract
 from manynet.training_loop import RESULT, WEIGHTS, Job, load_weights
@@ -91,7 +90,7 @@ def result(job: Job) -> Trained | None:
     Raises:
         TrainingError: when it was trained otherwise, or its weights are damaged.
     """
-    found = checkpoint.read_json(f"{job.folder}/{RESULT}")
+    found = read_json(f"{job.folder}/{RESULT}")
     if found is None:
         return None
     check_identity(job, found["identity"], job.folder)
@@ -115,9 +114,6 @@ def required(job: Job) -> Trained:
 
 def digest(address: str) -> str:
     """Of a file, 16 hexadecimal digits."""
-    filesystem, path = locate(address)
-    try:
-        with filesystem.open_input_file(path) as stream:
-            return hashlib.sha256(stream.read()).hexdigest()[:16]
-    except FileNotFoundError:
-        raise TrainingError(f"weights must be there, but {address} is not") from None
+    if not exists(address):
+        raise TrainingError(f"weights must be there, but {address} is not")
+    return hashlib.sha256(read_bytes(address)).hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,11 +12,12 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from manynet.conditions import LATENCY
-from manynet.ledger import Record, locate
+from manynet.ledger import Record
 from manynet.report import figures
-from manynet.report.content import ReportContent, ReportError, measurement, show
+from manynet.report.content import ReportContent, measurement, show
 from manynet.report.parallel import parallel
 from manynet.report.style import CSS
+from manynet.storage import write_bytes
 
 # Nothing is fetched, whatever the page comes to hold. Plotly's WebGL plots compile functions.
 POLICY = (
@@ -41,19 +41,9 @@ def write_report(address: str | Path, content: ReportContent) -> None:
     """Write the report as one HTML file, to a local path or a pyarrow filesystem address.
 
     Raises:
-        ReportError: the file cannot be written.
+        StorageError: the file cannot be written.
     """
-    filesystem, path = locate(address)
-    page = render(content).encode()
-    # A reader, or a kill, in the middle must leave the report that was there before.
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
-        with filesystem.open_output_stream(temporary) as stream:
-            stream.write(page)
-        filesystem.move(temporary, path)
-    except OSError as error:
-        raise ReportError(f"a report must be a file that can be written, but got: {error}") from None
+    write_bytes(address, render(content).encode())
 
 
 def render(content: ReportContent) -> str:
