@@ -84,7 +84,7 @@ def ratios(
         learner = Learner(network, deit_scaling, Fixed(path), TrainSettings(precision=precision))
         return lambda: learner.train_on(batch)
 
-    inference = paired(infer(supernet, arch=arch), infer(subnet), device, repeats)
+    inference = paired(infer(supernet, arch=arch), infer(subnet), device, 3 * repeats)
     return inference, paired(train(supernet, arch), train(subnet, None), device, repeats)
 
 

@@ -16,10 +16,12 @@ from ray import tune
 
 import manynet as mn
 from manynet.errors import ManynetError
+from manynet.experiment import read_experiment
 from manynet.ledger import Ledger
 from manynet.study import StudyError
 from search_spaces import vit
 
+ROOT = Path(__file__).parent.parent
 FAST: dict[str, Any] = {"batch_size": 32, "augment": "none", "learning_rate": 3e-3}
 TRAIN = {**FAST, "steps": 60, "evaluate_every": 60, "checkpoint_every": 20}
 SEARCH = {"objectives": ["accuracy:max", "latency@host/torch:min"], "evaluations": 6, "evaluators": 2}
@@ -225,13 +227,7 @@ def test_what_a_new_study_cannot_do_is_one_clear_line(tmp_path: Path, call: Any,
 def test_a_search_that_cannot_work_is_one_clear_line(
     study: mn.Study, tmp_path: Path, changes: Any, message: str
 ) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(study.folder, folder)
-    experiment = (folder / "experiment.yaml").read_text()
-    (folder / "experiment.yaml").write_text(
-        experiment[: experiment.index("search:")] + f"space_digest: {space.digest}\n"
-    )
-    shutil.rmtree(folder / "ledger")
+    folder = _trained_only(study, tmp_path / "run")
     with pytest.raises(ManynetError, match=message) as caught:
         mn.Study.open(folder).search(**(SEARCH | changes))
     assert "\n" not in str(caught.value)
@@ -249,14 +245,10 @@ def test_a_folder_without_a_study_is_one_clear_line(tmp_path: Path) -> None:
         mn.Study.open(tmp_path)
 
 
-@pytest.mark.slow
-def test_a_killed_driver_loses_no_finished_evaluation(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    script = (
-        "import manynet as mn\n"
-        f"study = mn.Study({str(folder)!r}, {str(__file__) + ':space'!r})\n"
-        f"study.train(**{TRAIN!r})\nstudy.search(**{SEARCH | {'evaluations': 8, 'evaluators': 1}!r})\n"
-    )
+def test_a_killed_driver_loses_no_finished_evaluation(study: mn.Study, tmp_path: Path) -> None:
+    folder = _trained_only(study, tmp_path / "run")
+    search = SEARCH | {"evaluations": 8, "evaluators": 1}
+    script = f"import manynet as mn\nmn.Study.open({str(folder)!r}).search(**{search!r})\n"
     driver = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, start_new_session=True)
     ledger = Ledger(folder / "ledger")
     deadline = time.monotonic() + 240
@@ -290,7 +282,7 @@ def test_every_presets_domains_run_in_a_stock_tuner(ray_cluster: None, tmp_path:
                 tune.with_resources(_macs_of(preset), {"cpu": 0.5}),
                 param_space=found.domains,
                 tune_config=tune.TuneConfig(
-                    num_samples=2, search_alg=algorithm, metric="macs", mode="min", reuse_actors=True
+                    num_samples=2, search_alg=algorithm, metric="macs", mode="min", max_concurrent_trials=1
                 ),
                 run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
             ).fit()
@@ -313,3 +305,35 @@ def _macs_of(preset: str) -> Any:
 
 def _files(study: mn.Study) -> dict[str, float]:
     return {str(f): f.stat().st_mtime for f in Path(study.folder).rglob("*") if f.is_file()}
+
+
+def _trained_only(study: mn.Study, folder: Path) -> Path:
+    """A copy of a study as it was between training and search."""
+    shutil.copytree(study.folder, folder, ignore=shutil.ignore_patterns("ledger", "finalists", "subnets"))
+    experiment = (folder / "experiment.yaml").read_text()
+    head = experiment[: experiment.index("search:")]
+    (folder / "experiment.yaml").write_text(f"{head}space_digest: {space.digest}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["space=search_spaces.vit:huge"], "names nothing"),
+        (["space=manynet.study:Study"], "space must name a SearchSpace"),
+        (["data=cifar"], "data must be one of"),
+        (["search.sampler=nope"], "sampler must be one of"),
+        (["search.constraints=[parameters <= 3]"], "parameters must be within"),
+        (["finalists.where=speed > 3"], "speed"),
+        (["finalists.strategy=trainers.sandwich:Sandwich"], "trains a subnet"),
+    ],
+)
+def test_an_experiment_that_cannot_work_leaves_nothing_behind(
+    ray_cluster: None, tmp_path: Path, changes: list[str], message: str
+) -> None:
+    folder = tmp_path / "run"
+    experiment = ROOT / "examples" / "vit-digits.yaml"
+    with pytest.raises(ManynetError, match=message) as caught:
+        mn.Study.begin(read_experiment(experiment, [*changes, f"study={folder}"]))
+    assert "\n" not in str(caught.value)
+    assert not folder.exists()

@@ -92,15 +92,19 @@ def built(space, seed=0):
 def test_sandwich_is_the_mean_of_its_passes_with_the_largest_as_a_fixed_teacher(space, digits):
     (batch,) = batches(digits, 1)
     network = built(space)
-    logged = Sandwich(samples=1).backward(network, batch, step_of(space))
+    # Halfway through the run the others learn from labels and teacher alike.
+    logged = Sandwich(samples=1).backward(network, batch, step_of(space, 10))
 
     expected = copy.deepcopy(network)
     expected.zero_grad()
     run = lambda arch: expected(*fit(batch.inputs, space, arch), arch=arch)
-    drawn = space.draw(np.random.default_rng((0, 0)))
+    drawn = space.draw(np.random.default_rng((0, 10)))
     teacher = run(space.largest)
     losses = [TASK.loss(teacher, batch.targets, 0.1)]
-    losses += [TASK.distillation(run(arch), teacher.detach()) for arch in (space.smallest, drawn)]
+    for arch in (space.smallest, drawn):
+        outputs = run(arch)
+        soft = TASK.distillation(outputs, teacher.detach())
+        losses.append(0.5 * TASK.loss(outputs, batch.targets, 0.1) + 0.5 * soft)
     (sum(losses) / 3).backward()
 
     assert float(logged["loss"]) == pytest.approx(sum(losses).item() / 3, rel=1e-6)
@@ -108,6 +112,15 @@ def test_sandwich_is_the_mean_of_its_passes_with_the_largest_as_a_fixed_teacher(
     assert not logged["loss"].requires_grad
     for name, gradient in gradients_of(expected).items():
         torch.testing.assert_close(gradients_of(network)[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_the_teacher_is_not_listened_to_before_it_knows_anything(space, digits):
+    (batch,) = batches(digits, 1)
+    networks = [built(space), built(space)]
+    for distill, network in zip((True, False), networks, strict=True):
+        Sandwich(samples=0, distill=distill).backward(network, batch, step_of(space, 0))
+    for name, gradient in gradients_of(networks[0]).items():
+        torch.testing.assert_close(gradients_of(networks[1])[name], gradient)
 
 
 def test_sandwich_without_distillation_learns_from_labels_only(space, digits):

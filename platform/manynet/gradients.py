@@ -9,6 +9,7 @@ from torch import distributed as dist
 from torch import nn
 
 _BUCKET_BYTES = 32 * 2**20
+Kind = tuple[torch.dtype, torch.device]
 
 
 class Gradients:
@@ -25,6 +26,8 @@ class Gradients:
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = list(parameters)
+        # Kept between steps: fresh memory of this size costs more than the copy into it.
+        self._buffers: dict[Kind, torch.Tensor] = {}
 
     def clear(self) -> None:
         """Forget all gradients."""
@@ -38,12 +41,16 @@ class Gradients:
         """
         if alone(group):
             return
-        for parameters in self._reached(group):
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        for kind, parameters in self._reached(group).items():
+            sizes = [parameter.numel() for parameter in parameters]
+            flat = self._buffer(kind)[: sum(sizes)]
+            parts = [part.view_as(p) for p, part in zip(parameters, flat.split(sizes), strict=True)]
+            torch._foreach_copy_(
+                parts, [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            )
             average([flat], group)
-            for parameter, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
-                parameter.grad = part.view_as(parameter)
+            for parameter, part in zip(parameters, parts, strict=True):
+                parameter.grad = part
 
     def clip(self, limit: float) -> torch.Tensor:
         """Scale gradients so that their norm is at most ``limit`` (0 is no limit); the norm before, a scalar."""
@@ -53,16 +60,22 @@ class Gradients:
             nn.utils.clip_grads_with_norm_(reached, limit, norm)
         return norm
 
-    def _reached(self, group: dist.ProcessGroup | None) -> list[list[nn.Parameter]]:
-        """Parameters for which any worker has a gradient, those of one kind together."""
+    def _reached(self, group: dist.ProcessGroup | None) -> dict[Kind, list[nn.Parameter]]:
+        """Parameters for which any worker has a gradient, by kind."""
         device = self.parameters[0].device
         has = torch.tensor([p.grad is not None for p in self.parameters], dtype=torch.int32, device=device)
         dist.all_reduce(has, op=dist.ReduceOp.MAX, group=group)
-        kinds: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
+        kinds: dict[Kind, list[nn.Parameter]] = {}
         for parameter, reached in zip(self.parameters, has.tolist(), strict=True):
             if reached:
                 kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
-        return list(kinds.values())
+        return kinds
+
+    def _buffer(self, kind: Kind) -> torch.Tensor:
+        if kind not in self._buffers:
+            size = sum(p.numel() for p in self.parameters if (p.dtype, p.device) == kind)
+            self._buffers[kind] = torch.empty(size, dtype=kind[0], device=kind[1])
+        return self._buffers[kind]
 
 
 def alone(group: dist.ProcessGroup | None = None) -> bool:
