@@ -282,7 +282,12 @@ def test_every_presets_domains_run_in_a_stock_tuner(ray_cluster: None, tmp_path:
                 tune.with_resources(_macs_of(preset), {"cpu": 0.5}),
                 param_space=found.domains,
                 tune_config=tune.TuneConfig(
-                    num_samples=2, search_alg=algorithm, metric="macs", mode="min", max_concurrent_trials=1
+                    num_samples=2,
+                    search_alg=algorithm,
+                    metric="macs",
+                    mode="min",
+                    max_concurrent_trials=1,
+                    reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
             ).fit()
