@@ -8,6 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from manynet.devices.errors import DeviceError
 from manynet.devices.name import DeviceName
 from manynet.devices.tools._base import Tool, repeated
 
@@ -16,6 +17,12 @@ class TorchEager(Tool):
     """Eager torch in inference mode. ``bf16`` casts weights and inputs once, before any run."""
 
     precisions = ("float32", "bf16")
+
+    def check(self, name: DeviceName) -> None:
+        super().check(name)
+        # Measured on the processor, a GPU's name in the ledger would be a lie.
+        if name.device.startswith(("cuda", "gpu")):
+            raise DeviceError(f"the tool torch measures on processors, but got '{name}'")
 
     def version(self) -> str:
         return str(torch.__version__)
