@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 import ray
 import torch
+from torch import nn
 
 from manynet.conditions import LATENCY
 from manynet.data import Data
 from manynet.evaluation import Inputs, score
 from manynet.evaluator import Evaluate, Evaluation
 from manynet.settings import SearchSettings
-from manynet.space import Architecture, SearchSpace
+from manynet.space import Architecture, Reading, SearchSpace
 from manynet.subnet import Subnet, extract
 
 
@@ -67,25 +68,29 @@ class Scoring:
     def __call__(self) -> Evaluate:
         # One thread an evaluator, or two of them on two cores would be slower than one.
         torch.set_num_threads(1)
-        network = self.space.build()
-        weights: Mapping[str, Any] = ray.get(self.weights)
-        network.load_state_dict(weights)
-        network.eval().requires_grad_(False)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        batches = calibration_batches(self.data, self.settings.calibration_batches, self.settings.batch_size)
+        # All of an evaluator's work is done under the lease, so that a measurement has the host to itself.
+        with self.lease():
+            network = self._network()
+            settings = self.settings
+            batches = calibration_batches(self.data, settings.calibration_batches, settings.batch_size)
 
         def evaluate(arch: Architecture) -> Evaluation:
-            # Under the lease like the batches, so that a measurement has the host to itself.
             with self.lease():
                 subnet = extract(network, arch, self.space.example(arch, batch=1))
-            return self._evaluation(subnet, batches, device)
+                cost = self.space.read(arch)
+            return self._evaluation(subnet, cost, batches)
 
         return evaluate
 
-    def _evaluation(self, subnet: Subnet, batches: Sequence[Inputs], device: torch.device) -> Evaluation:
-        cost = self.space.read(subnet.arch)
+    def _network(self) -> nn.Module:
+        network = self.space.build()
+        weights: Mapping[str, Any] = ray.get(self.weights)
+        network.load_state_dict(weights)
+        return network.eval().requires_grad_(False)
+
+    def _evaluation(self, subnet: Subnet, cost: Reading, batches: Sequence[Inputs]) -> Evaluation:
         metrics = score(
-            subnet.to(device),
+            subnet.to("cuda" if torch.cuda.is_available() else "cpu"),
             self.space,
             self.data.validation,
             batch_size=self.settings.batch_size,
