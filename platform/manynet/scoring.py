@@ -68,7 +68,7 @@ class Scoring:
     def __call__(self) -> Evaluate:
         # One thread an evaluator, or two of them on two cores would be slower than one.
         torch.set_num_threads(1)
-        # All of an evaluator's work is done under the lease, so that a measurement has the host to itself.
+        # Building and extracting are work like the batches: under the lease, no measurement meets them.
         with self.lease():
             network = self._network()
             settings = self.settings

@@ -55,10 +55,16 @@ def read_bytes(address: str | Path) -> bytes:
 
 
 def read_json(address: str | Path) -> Any:
-    """The content of a JSON file; None when there is none, or it is not whole."""
+    """The content of a JSON file; None when there is none, or it is not whole.
+
+    Raises:
+        StorageError: it is there, but cannot be read: that is not the same as having none.
+    """
+    if not exists(address):
+        return None
     try:
-        return json.loads(read_bytes(address)) if exists(address) else None
-    except (StorageError, ValueError):
+        return json.loads(read_bytes(address))
+    except ValueError:
         return None
 
 
