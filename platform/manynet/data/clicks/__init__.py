@@ -1,0 +1,1 @@
+"""Click-through data: dense and categorical features with a label of 0 or 1."""

@@ -1,0 +1,118 @@
+"""The schema.json of a converted data set: what its columns are, and what is known of its rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from manynet.data.base import DataError
+from manynet.data.clicks.features import Features
+from manynet.storage import StorageError, read_bytes, write_bytes
+from manynet.storage import exists as is_there
+
+VERSION = 1
+FILE = "schema.json"
+LABEL = "label"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A converted data set.
+
+    Attributes:
+        source: the format it was converted from.
+        files: names of the raw files, without folders.
+        label: name of the raw column; the converted one is always ``label``.
+        features: the other columns, in order.
+        seed: of the splits.
+        rows: rows of each of ``train``, ``validation`` and ``test``.
+        positives: how many of them have label 1.
+        dropped: bad rows that were left out, by reason.
+        digest: identity of the content, 16 hexadecimal digits.
+    """
+
+    source: str
+    files: tuple[str, ...]
+    label: str
+    features: Features
+    seed: int
+    rows: dict[str, int]
+    positives: dict[str, int]
+    dropped: dict[str, int]
+    digest: str
+
+    @property
+    def summary(self) -> str:
+        """A few lines for people."""
+        lines = [
+            f"{name}: {rows:,} rows, {self.positives[name] / rows:.2%} positive"
+            for name, rows in self.rows.items()
+        ]
+        if self.dropped:
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.dropped.items())
+            lines.append(f"left out: {sum(self.dropped.values()):,} bad rows ({reasons})")
+        return "\n".join([*lines, f"digest: {self.digest}"])
+
+
+def schema_address(folder: str | Path) -> str:
+    """Where a converted data set's schema is."""
+    return f"{str(folder).rstrip('/')}/{FILE}"
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Whether a folder holds a whole converted data set."""
+    return is_there(schema_address(folder))
+
+
+def write_schema(folder: str | Path, schema: Schema) -> None:
+    """Write the schema whole, or not at all: it makes a folder a converted data set.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    content = json.dumps({"version": VERSION, **asdict(schema)}, indent=1)
+    try:
+        write_bytes(schema_address(folder), content.encode())
+    except StorageError as error:
+        raise DataError(str(error)) from None
+
+
+def read_schema(folder: str | Path) -> Schema:
+    """The schema of a converted data set.
+
+    Args:
+        folder: its local path or pyarrow address.
+
+    Raises:
+        DataError: if there is none, or it is none that this version reads.
+    """
+    address = schema_address(folder)
+    try:
+        if not is_there(address):
+            raise DataError(
+                f"a converted data set must hold {FILE}, but {folder} does not: convert it (again)"
+            )
+        content = read_bytes(address)
+    except StorageError as error:
+        raise DataError(str(error)) from None
+    return _parse(content, address)
+
+
+def _parse(content: bytes, address: str) -> Schema:
+    rule = f"{address} must be as conversion writes it"
+    try:
+        fields = json.loads(content)
+        version = fields.pop("version")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise DataError(f"{rule}, but it is something else") from None
+    if version != VERSION:
+        raise DataError(f"{rule}, in version {VERSION}, but it is version {version!r}")
+    try:
+        return TypeAdapter(Schema).validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise DataError(f"{rule}, but {key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
