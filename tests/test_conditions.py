@@ -148,14 +148,18 @@ def test_objectives_are_distinct_and_at_least_one() -> None:
 
 
 def test_known_columns_pass() -> None:
-    check_columns([*parse_conditions(f"{COLUMN} <= 5 and macs <= 1"), parse_objective("loss:min")])
-    check_columns(parse_conditions("test_accuracy >= 0.9"), allowed=("test_accuracy",))
+    wanted = [*parse_conditions(f"{COLUMN} <= 5 and macs <= 1"), parse_objective("loss:min")]
+    check_columns(wanted, ("accuracy", "loss"))
+    with pytest.raises(
+        ConditionError, match="columns are auc, log_loss, macs, .* but got 'loss' in 'loss:min'"
+    ):
+        check_columns(wanted, ("auc", "log_loss"))
 
 
 @pytest.mark.parametrize("text", ["acuracy:max", "latency:min", "latency@:min", "test_accuracy:max"])
 def test_an_unknown_column_is_named_with_what_is_allowed(text: str) -> None:
     with pytest.raises(ConditionError) as caught:
-        check_columns([parse_objective(text)])
+        check_columns([parse_objective(text)], ("accuracy", "loss"))
     message = str(caught.value)
     assert f"'{text}'" in message and "accuracy, loss, macs, parameters and latency@<device>" in message
     assert isinstance(caught.value, ManynetError)

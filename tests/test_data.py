@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from manynet import data as data_module
-from manynet.data import Batch, Data, DataError, Split, augment, digits, load
+from manynet.data import Batch, Data, DataError, Images, Split, augment, digits, load
 
 RNG = np.random.default_rng(0)
 
@@ -33,10 +33,16 @@ def same(left: Iterable[Batch], right: Iterable[Batch]) -> bool:
     return all(torch.equal(a.inputs[0], b.inputs[0]) and torch.equal(a.targets, b.targets) for a, b in pairs)
 
 
+def images_of(data: Data) -> Images:
+    assert isinstance(data.features, Images)
+    return data.features
+
+
 def pixels_of(split: Split, data: Data) -> np.ndarray[Any, Any]:
     """All images of a split as uint8 `(N, C, H, W)`, through the public way."""
     (batch,) = split.batches(len(split))
-    mean, std = (torch.tensor(x).reshape(-1, 1, 1) for x in (data.mean, data.std))
+    measured = images_of(data)
+    mean, std = (torch.tensor(x).reshape(-1, 1, 1) for x in (measured.mean, measured.std))
     return np.asarray(((batch.inputs[0] * std + mean) * 255).round().to(torch.uint8).numpy())
 
 
@@ -57,7 +63,7 @@ def check_order(split: Split, whole: list[Batch]) -> None:
 
 def test_digits_are_what_scikit_learn_has() -> None:
     data = load("digits", seed=1)
-    assert (data.name, data.classes, data.channels) == ("digits", 10, 1)
+    assert (data.name, images_of(data).classes, images_of(data).channels) == ("digits", 10, 1)
     assert [len(data.train), len(data.validation), len(data.test)] == [1437, 180, 180]
     (batch,) = data.train.batches(len(data.train))
     assert batch.inputs[0].shape == (1437, 1, 8, 8) and batch.inputs[0].dtype == torch.float32
@@ -138,7 +144,7 @@ def test_wrong_sizes_are_refused_at_the_call(call: Callable[[Split], object], te
         (
             "foo",
             {},
-            "data must be one of (digits) or idx:PATH, images:PATH, parquet:ADDRESS, but got 'foo'",
+            "data must be one of (digits, flights, flights_by_time) or idx:PATH, images:PATH, parquet:ADDRESS, but got 'foo'",
         ),
         ("load", {}, "but got 'load'"),
         ("idx:", {}, "but got 'idx:'"),
@@ -192,7 +198,7 @@ def test_idx_files_gzip_or_plain(tmp_path: Path, suffix: str) -> None:
     write_idx(tmp_path, "train", GREY, LABELS, suffix)
     data = load(f"idx:{tmp_path}")
     assert [len(data.train), len(data.validation), len(data.test)] == [48, 6, 6]
-    assert (data.classes, data.channels) == (3, 1)
+    assert (images_of(data).classes, images_of(data).channels) == (3, 1)
     images = np.concatenate([pixels_of(split, data) for split in (data.train, data.validation, data.test)])
     assert {image.tobytes() for image in images} == {image.tobytes() for image in GREY}
     write_idx(tmp_path, "t10k", GREY[:7] // 2, LABELS[:7], suffix)
@@ -206,13 +212,17 @@ def test_idx_colour_and_grey_become_each_other(tmp_path: Path) -> None:
     colour = RNG.integers(0, 256, (20, 5, 4, 3), dtype=np.uint8)
     write_idx(tmp_path, "train", colour, LABELS[:20])
     data = load(f"idx:{tmp_path}")
-    assert data.channels == 3 == len(data.mean) and pixels_of(data.train, data).shape[1:] == (3, 5, 4)
+    assert images_of(data).channels == 3 == len(images_of(data).mean) and pixels_of(data.train, data).shape[
+        1:
+    ] == (3, 5, 4)
     grey = load(f"idx:{tmp_path}", channels=1)
     expected = {np.asarray(Image.fromarray(image).convert("L")).tobytes() for image in colour}
     images = np.concatenate([pixels_of(split, grey) for split in (grey.train, grey.validation, grey.test)])
     assert {image.tobytes() for image in images} == expected, "grey as Pillow makes it"
     threefold = digits(channels=3)
-    assert threefold.channels == 3 and np.ptp(pixels_of(threefold.test, threefold), axis=1).max() == 0
+    assert (
+        images_of(threefold).channels == 3 and np.ptp(pixels_of(threefold.test, threefold), axis=1).max() == 0
+    )
 
 
 def test_idx_stays_native_unless_larger_than_image_size(tmp_path: Path) -> None:
@@ -280,7 +290,7 @@ def test_image_folder_is_read_split_and_labelled(tmp_path: Path) -> None:
     (tmp_path / "a" / "notes.txt").write_text("not an image")
     data = load(f"images:{tmp_path}")
     assert [len(data.train), len(data.validation), len(data.test)] == [48, 6, 6]
-    assert (data.classes, data.channels) == (2, 3)
+    assert (images_of(data).classes, images_of(data).channels) == (2, 3)
     (validation,) = data.validation.batches(100)
     assert torch.bincount(validation.targets).tolist() == [3, 3]
     of_b = {np.asarray(Image.open(path)).transpose(2, 0, 1).tobytes() for path in (tmp_path / "b").iterdir()}
@@ -307,8 +317,8 @@ def test_given_image_splits_are_kept(tmp_path: Path) -> None:
 
 def test_grey_images_stay_grey_and_sizes_are_brought_together(tmp_path: Path) -> None:
     write_images(tmp_path, 10, mode="L")
-    assert load(f"images:{tmp_path}").channels == 1
-    assert load(f"images:{tmp_path}", channels=3).channels == 3
+    assert images_of(load(f"images:{tmp_path}")).channels == 1
+    assert images_of(load(f"images:{tmp_path}", channels=3)).channels == 3
     Image.new("L", (30, 20)).save(tmp_path / "a" / "wide.png")
     assert next(load(f"images:{tmp_path}").train.batches(2)).inputs[0].shape == (2, 1, 6, 6), (
         "the median side"
@@ -444,17 +454,19 @@ def test_parquet_images_in_every_spelling(tmp_path: Path, name: str, column: Cal
     pq.write_table(table, tmp_path / "all.parquet", row_group_size=16)
     data = load(f"parquet:{tmp_path}")
     assert [len(data.train), len(data.validation), len(data.test)] == [48, 6, 6]
-    assert (data.classes, data.channels) == (3, 3)
+    assert (images_of(data).classes, images_of(data).channels) == (3, 3)
     assert all_images(data) == {image.transpose(2, 0, 1).tobytes() for image in SQUARES}
     assert load(f"parquet:{tmp_path / 'all.parquet'}").digest == data.digest
-    assert load(f"parquet:file://{tmp_path}", channels=1).channels == 1
+    assert images_of(load(f"parquet:file://{tmp_path}", channels=1)).channels == 1
 
 
 def test_parquet_grey_arrays(tmp_path: Path) -> None:
     table = pa.table({"image": [image[..., 0].tolist() for image in SQUARES], "label": LABELS})
     pq.write_table(table, tmp_path / "all.parquet")
     data = load(f"parquet:{tmp_path}")
-    assert data.channels == 1 and all_images(data) == {image[..., 0].tobytes() for image in SQUARES}
+    assert images_of(data).channels == 1 and all_images(data) == {
+        image[..., 0].tobytes() for image in SQUARES
+    }
 
 
 def test_parquet_splits_by_file_name(tmp_path: Path) -> None:
@@ -556,7 +568,7 @@ def test_a_streamed_folder_gives_the_batches_of_one_in_memory(tmp_path: Path, ra
     Image.new("RGB", (20, 10)).save(tmp_path / "a" / "wide.png")
     held, streamed = load(f"images:{tmp_path}"), load(f"images:{tmp_path}", memory=1000)
     assert type(held.train) is not type(streamed.train)
-    assert (held.mean, held.std, held.classes) == (streamed.mean, streamed.std, streamed.classes)
+    assert held.features == streamed.features
     assert same(held.validation.batches(4), streamed.validation.batches(4))
     assert [len(batch.targets) for batch in streamed.train.batches(8, limit=20)] == [8, 8, 4]
     check_order(streamed.train, take(held.train.stream(8, seed=3), 8))

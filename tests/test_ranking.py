@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from manynet.ranking import RankingError, RankingQuality, _resampled, kendall
+from manynet.ranking import (
+    RankingError,
+    RankingQuality,
+    _resampled_tau,
+    _weighted_pearson,
+    kendall,
+    pearson,
+)
 
 
 def test_tau_is_scipys_with_ties() -> None:
@@ -21,10 +28,34 @@ def test_every_resample_is_the_tau_of_the_drawn_anchors() -> None:
     generator = np.random.default_rng(3)
     scores = np.round(generator.random((2, 6)), 1)
     draws = np.random.default_rng(7).multinomial(6, np.full(6, 1 / 6), size=10_000)
-    found = _resampled(scores, seed=7)
+    found = _resampled_tau(scores, draws.astype(float))
     for counts, tau in zip(draws[:200], found[:200], strict=True):
         expected = stats.kendalltau(*np.repeat(scores, counts, axis=1)).statistic
         assert tau == pytest.approx(0.0 if math.isnan(expected) else expected)
+
+
+def test_every_resample_is_the_pearson_of_the_drawn_anchors() -> None:
+    generator = np.random.default_rng(3)
+    scores = np.round(generator.random((2, 6)), 1)
+    draws = generator.multinomial(6, np.full(6, 1 / 6), size=200)
+    found = _weighted_pearson(scores, draws.astype(float))
+    for counts, value in zip(draws, found, strict=True):
+        drawn = np.repeat(scores, counts, axis=1)
+        constant = (drawn.std(axis=1) < 1e-12).any()
+        assert value == pytest.approx(0.0 if constant else np.corrcoef(drawn)[0, 1])
+
+
+def test_pearson_is_numpys_with_an_interval_around_it() -> None:
+    generator = np.random.default_rng(0)
+    truth = np.arange(40.0)
+    noisy = truth + generator.normal(0, 12, 40)
+    found = pearson(truth, noisy)
+    assert found.value == pytest.approx(np.corrcoef(truth, noisy)[0, 1])
+    assert found.low < found.value < found.high
+    assert pearson(truth, 1e9 + 1e-3 * truth).value == pytest.approx(1.0, abs=1e-3)
+    assert pearson(truth, -truth).value == pytest.approx(-1.0)
+    with pytest.raises(RankingError, match="at least 3 anchors"):
+        pearson([1, 2], [1, 2])
 
 
 def test_the_interval_follows_the_seed_and_narrows_with_anchors() -> None:

@@ -86,7 +86,7 @@ FILES = ("arch.json", "weights.safetensors", "model.onnx", "model.pt2")
 
 
 def content(objectives: Sequence[str] = ("accuracy:max", f"{LATENCY}:min"), **parts: Any) -> ReportContent:
-    return ReportContent("tiny", parse_objectives(objectives), **parts)
+    return ReportContent("tiny", parse_objectives(objectives), **{"metric": "accuracy", **parts})
 
 
 def full(**parts: Any) -> ReportContent:
@@ -167,6 +167,29 @@ def test_other_links_are_refused(link: str) -> None:
         content(links={"key4": [link]})
 
 
+def test_another_task_is_told_by_its_own_metric() -> None:
+    records = [
+        record(number, 0.0, latency, metrics={"auc": auc, "log_loss": 1 - auc, "test_auc": auc - 0.01})
+        for number, (auc, latency) in enumerate([(0.71234, 1.0), (0.75678, 2.0)], 1)
+    ]
+    study = content(
+        ["auc:max", f"{LATENCY}:min"],
+        metric="auc",
+        records=records,
+        finalists=records,
+        anchors=ANCHORS,
+        baseline=("logistic regression", 0.70004),
+        curves=[{"step": 1, "loss": 0.5, "largest/auc": 0.7, "largest/log_loss": 0.4}],
+    )
+    text = Page(render(study)).text
+    assert "best test auc\n0.7468" in text and "test auc, baseline" in text and "0.7568" in text
+    assert study.colour == "auc" and "75.68%" not in text
+    axes = figures.ranking(ANCHORS, None, "auc").layout
+    assert axes.xaxis.title.text == "auc with shared weights" and axes.xaxis.tickformat is None
+    panels = [title.text for title in figures.training(study.curves).layout.annotations]
+    assert panels == ["loss", "validation"], "a log loss is a loss"
+
+
 def test_content_is_escaped() -> None:
     evil = "</script><script>alert(1)</script><b>'\"&"
     bad = record(1, 0.9, 1.0, architecture={evil: evil}, metrics={evil: 1.0})
@@ -175,6 +198,7 @@ def test_content_is_escaped() -> None:
             ReportContent(
                 evil,
                 full().objectives,
+                evil,
                 [bad, *RECORDS],
                 finalists=[bad],
                 facts={evil: evil},
@@ -219,7 +243,7 @@ def test_records_that_all_break_a_constraint_are_no_front() -> None:
 
 def test_a_report_needs_an_objective() -> None:
     with pytest.raises(ReportError, match="at least one objective"):
-        ReportContent("tiny", [])
+        ReportContent("tiny", [], "accuracy")
 
 
 def test_front_finalists_and_sources_look_different() -> None:

@@ -257,9 +257,9 @@ def test_a_latency_needs_a_device() -> None:
 
 
 def test_the_protocol_names_what_decides_a_record() -> None:
-    assert protocol(settings()) == "validation=10000 calibration=8x256"
+    assert protocol(settings(), toy_space().task) == "validation=10000 calibration=8x256"
     more = settings(objectives=["latency@b:min"], constraints=["latency@a <= 3"], calibration_batches=2)
-    assert protocol(more) == "validation=10000 calibration=2x256 latency@a latency@b"
+    assert protocol(more, toy_space().task) == "validation=10000 calibration=2x256 latency@a latency@b"
 
 
 # Domains

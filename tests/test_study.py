@@ -113,7 +113,7 @@ def test_a_finalist_loads_and_scores_what_its_record_says(study: mn.Study) -> No
     found = score(subnet, study.space, study.data.test, batch_size=64)
     assert found["accuracy"] == pytest.approx(record.metrics["test_accuracy"])
     about = json.loads((Path(study.folder) / record.details["folder"] / "arch.json").read_text())
-    assert about["preprocessing"]["mean"] == list(study.data.mean)
+    assert about["preprocessing"]["mean"] == list(study.data.preprocessing()["mean"])
 
 
 def test_best_reads_the_ledger(study: mn.Study) -> None:
@@ -125,6 +125,7 @@ def test_best_reads_the_ledger(study: mn.Study) -> None:
     assert study.best("accuracy", where=f"parameters <= {bound}").metrics["parameters"] <= bound
     assert study.best("macs").metrics["macs"] == min(r.metrics["macs"] for r in study.ledger.read())
     assert study.best("test_accuracy").kind == "finalist"
+    assert study.best() == best
     with pytest.raises(StudyError, match="a column must be one of .*, but got 'speed'"):
         study.best("speed")
     with pytest.raises(StudyError, match="no subnet .* meets 'parameters <= 1'"):

@@ -15,9 +15,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import manynet as mn
+from manynet.data.clicks.features import Categorical, Features
 from manynet.export import export
 from manynet.subnet import ExportError
-from search_spaces import vit
+from search_spaces import nasrec, vit
 
 PRESETS = {"tiny": 12, "autoformer_t": 1, "autoformer_s": 1, "autoformer_b": 1, "deit_scaling": 4}
 
@@ -65,6 +66,11 @@ mixed = mn.SearchSpace(
 )
 CASES = [(getattr(vit, name), seed) for name, count in PRESETS.items() for seed in range(count)]
 CASES += [(mixed, seed) for seed in range(12)]
+_FEATURES = Features(("a", "b"), tuple(Categorical(f"c{n}", 20, values=1 + n % 2) for n in range(5)))
+NASREC = {"tiny": 8, "tiny_unbalanced": 4, "small": 2, "full": 3}
+CASES += [
+    (getattr(nasrec, name).fitted(_FEATURES), seed) for name, count in NASREC.items() for seed in range(count)
+]
 
 
 @pytest.fixture(scope="module")

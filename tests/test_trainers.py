@@ -175,8 +175,8 @@ def test_clipping_bounds_the_norm_of_all_gradients_together(space, digits):
     network = built(space)
     gradients = Gradients(network.parameters())
     for batch in batches(digits, 2):
-        gradients.clear()
-        Sandwich().backward(network, batch, step_of(space))
+        with gradients.collect():
+            Sandwich().backward(network, batch, step_of(space))
     norm = gradients.clip(0.0)
     expected = torch.cat([p.grad.flatten() for p in network.parameters()]).norm()
     torch.testing.assert_close(norm, expected)

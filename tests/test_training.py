@@ -193,10 +193,13 @@ def test_gradients_of_two_workers_are_those_of_one(ray_cluster, tmp_path):
         learner.train_on(batch)
         learner.network.extra = torch.nn.Linear(2, 2)
         reached_by_one = learner.network.extra
-        if rank == 0:
-            reached_by_one(torch.ones(1, 2)).sum().backward()
         lonely = Gradients(reached_by_one.parameters())
+        with lonely.collect():
+            if rank == 0:
+                reached_by_one(torch.ones(1, 2)).sum().backward()
         lonely.average()
+        for parameter, gradient in lonely.reached.items():
+            parameter.grad = gradient
         if world > 1:
             dist.destroy_process_group()
         parts = [
@@ -291,9 +294,11 @@ def test_the_bars_text_names_losses_and_accuracies():
         "step": 5,
         "steps": 9,
         "loss": 0.5,
+        "metric": "accuracy",
         "largest/accuracy": 0.25,
     }
     assert status(content) == "a (2/3), loss 0.500, largest 25.0%"
+    assert status({**content, "metric": "auc", "largest/auc": 0.75}) == "a (2/3), loss 0.500, largest 0.7500"
     assert status({**content, "jobs": 1, "loss": None}) == "largest 25.0%"
 
 

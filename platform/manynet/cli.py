@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -25,7 +25,7 @@ app = typer.Typer(
     help="""Train one weight-sharing supernet, search it, and hand over the winners with their weights.
 
 A study is a folder. `manynet run experiment.yaml` fills it: it trains the supernet, searches it for the best
-subnets under accuracy, cost and measured latency, fine-tunes and exports winners, and writes `report.html`.
+subnets under accuracy or AUC, cost and measured latency, fine-tunes and exports winners, and writes `report.html`.
 Whatever stops it, `manynet resume FOLDER` goes on.
 """,
 )
@@ -44,8 +44,8 @@ def run(
 ) -> None:
     """Run an experiment file to its report.
 
-    The file's keys are `study` (the folder), `space` (`module:name`), `data` (`digits`, `idx:PATH`,
-    `images:PATH` or `parquet:ADDRESS`), and `train`, `search` and `finalists`, which hold the arguments of those
+    The file's keys are `study` (the folder), `space` (`module:name`), `data` (`digits`, `flights`,
+    `flights_by_time`, `idx:PATH`, `images:PATH` or `parquet:ADDRESS`), and `train`, `search` and `finalists`, which hold the arguments of those
     steps by name.
 
     Example: `manynet run examples/vit-digits.yaml --set study=runs/mine --set train.steps=500`
@@ -77,8 +77,12 @@ def resume(folder: Folder) -> None:
 def best(
     folder: Folder,
     column: Annotated[
-        str, typer.Option("--by", help="Column: largest accuracy, smallest of anything else.")
-    ] = "accuracy",
+        str | None,
+        typer.Option(
+            "--by",
+            help="Column: largest accuracy or AUC, smallest of anything else. [default: the task's metric]",
+        ),
+    ] = None,
     where: Annotated[
         str, typer.Option(help='Conditions, e.g. "latency@host/torch <= 5 and parameters <= 2e5".')
     ] = "",
@@ -125,6 +129,77 @@ def devices() -> None:
     Console().print(table)
 
 
+@app.command()
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="`criteo:PATH`, `avazu:PATH`, `kdd:FOLDER`, or `schema:FILE` that declares other logs.",
+            show_default=False,
+        ),
+    ],
+    folder: Annotated[
+        str, typer.Argument(help="New folder to write, or its filesystem address.", show_default=False)
+    ],
+    table_rows: Annotated[int | None, typer.Option(help="Rows an embedding table has at most.")] = None,
+    tokens: Annotated[
+        bool,
+        typer.Option("--tokens", help="Of `kdd:`, also join the tokens of queries, titles and the like."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave bad rows out and count them, rather than stop.")
+    ] = False,
+) -> None:
+    """Convert raw click-through logs to Parquet, for `data: parquet:FOLDER`.
+
+    Logs are plain or gzipped, and streamed: their size does not matter to memory. Rows are split 8:1:1 within
+    each class.
+
+    Example: `manynet convert criteo:train.txt.gz clicks/criteo --table-rows 1000000`
+    """
+    from manynet.data.clicks.convert import convert as convert_logs
+
+    schema = convert_logs(source, folder, table_rows=table_rows, tokens=tokens, seed=seed, skip_bad=skip_bad)
+    Console().print(schema.summary, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def rank(
+    file: Annotated[Path, typer.Argument(help="File of a comparison (YAML).", show_default=False)],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace one of the file's values; may be repeated."),
+    ] = None,
+) -> None:
+    """Compare how well ways to train a supernet rank subnets.
+
+    Trains anchors alone, and one supernet for each strategy and space; scores the anchors with the supernet's
+    weights, with and without fine-tuning their last layer; prints how far both agree. The file's keys are `study`
+    (the folder), `data`, `spaces`, `strategies`, `train`, `anchors` and `score`. Started again, it goes on.
+
+    Example: `manynet rank examples/nasrec-ranking.yaml`
+    """
+    from manynet.ranking_settings import read_rank_settings
+    from manynet.ranking_study import RankingStudy, verdict
+    from manynet.training import TrainingStopped
+
+    settings = read_rank_settings(file, changes or [])
+    try:
+        rows = RankingStudy(settings).run()
+    except (KeyboardInterrupt, TrainingStopped) as stop:
+        _stopped(stop, f"`manynet rank {file}`")
+    table = Table(title=f"Agreement with {rows[0].tau.count} anchors trained alone [95% interval]")
+    for name in ("space", "strategy", "fine-tuned", "Kendall tau", "Pearson"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        tau = f"{row.tau.tau:.2f} [{row.tau.low:.2f}, {row.tau.high:.2f}]"
+        table.add_row(row.space, row.strategy, "yes" if row.finetuned else "no", tau, str(row.pearson))
+    Console().print(table)
+    Console().print(verdict(rows), soft_wrap=True)
+    Console().print(f"all scores: {settings.study}/ranking.json", soft_wrap=True)
+
+
 @contextmanager
 def _resumable(folder: str) -> Iterator[None]:
     """Leave an interrupted study with a word on how to go on."""
@@ -133,19 +208,22 @@ def _resumable(folder: str) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, TrainingStopped) as stop:
-        console = Console(stderr=True)
-        console.print(str(stop) or "stopped", markup=False, soft_wrap=True)
-        console.print(f"`manynet resume {folder}` goes on", markup=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+        _stopped(stop, f"`manynet resume {folder}`")
+
+
+def _stopped(stop: BaseException, command: str) -> NoReturn:
+    console = Console(stderr=True)
+    console.print(str(stop) or "stopped", markup=False, soft_wrap=True)
+    console.print(f"{command} goes on", markup=False, soft_wrap=True)
+    raise typer.Exit(130) from None
 
 
 def _show(study: "Study") -> None:  # type: ignore[name-defined]  # noqa: F821, UP037
-    console = Console()
+    console, metric = Console(), study.space.task.metric
     finalists = study.winners()
     if finalists:
-        columns = [
-            c for c in ("test_accuracy", "accuracy", "parameters", "macs") if c in finalists[0].metrics
-        ]
+        wanted = (f"test_{metric}", metric, "parameters", "macs")
+        columns = [c for c in wanted if c in finalists[0].metrics]
         columns += [c for c in finalists[0].metrics if c.startswith("latency@")]
         table = Table(title="Finalists")
         for name in ("in finalists/", *columns):
@@ -156,7 +234,7 @@ def _show(study: "Study") -> None:  # type: ignore[name-defined]  # noqa: F821, 
         console.print(table)
     baseline = study.baseline() if finalists else None
     if baseline is not None:
-        console.print(f"{baseline[0]}: {baseline[1]:.4f} test accuracy on the same split")
+        console.print(f"{baseline[0]}: {baseline[1]:.4f} test {metric} on the same split")
     ranking = study.ranking()
     if ranking is not None:
         console.print(ranking.verdict, style=None if ranking.carries_search else "yellow", soft_wrap=True)

@@ -10,7 +10,8 @@ from manynet.errors import ManynetError
 
 OPERATORS = ("<=", ">=", "<", ">", "==")
 LATENCY = "latency@"
-COLUMNS = ("accuracy", "loss", "macs", "parameters")
+COST = ("macs", "parameters")
+"""Columns known before an architecture is evaluated."""
 
 
 class ConditionError(ManynetError, ValueError):
@@ -137,12 +138,13 @@ def parse_objectives(texts: Sequence[str]) -> list[Objective]:
     return objectives
 
 
-def check_columns(wanted: Iterable[Condition | Objective], allowed: Sequence[str] = COLUMNS) -> None:
-    """Refuse columns that are neither in ``allowed`` nor ``latency@<device>``.
+def check_columns(wanted: Iterable[Condition | Objective], metrics: Iterable[str]) -> None:
+    """Refuse columns that are neither one of a task's ``metrics``, nor a cost, nor ``latency@<device>``.
 
     Raises:
         ConditionError: for the first unknown column.
     """
+    allowed = (*metrics, *COST)
     for one in wanted:
         if one.column in allowed or one.column.startswith(LATENCY) and one.column != LATENCY:
             continue

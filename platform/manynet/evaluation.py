@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from manynet.data import Split
+from manynet.data import Batch, Split
 from manynet.errors import ManynetError
 from manynet.space import Architecture, SearchSpace
 from manynet.subnet import Subnet
@@ -54,7 +54,7 @@ def recalibrated(network: Network, batches: Sequence[Inputs]) -> Network:
     Shared running statistics fit no subnet: "Universally Slimmable Networks" (arXiv 1903.05134).
     Without batch norm, or without batches, the network itself comes back.
     """
-    if not batches or not any(isinstance(module, _BatchNorm) for module in network.modules()):
+    if not batches or not has_batch_norm(network):
         return network
     fresh = copy.deepcopy(network).eval()
     pairs = [
@@ -71,6 +71,19 @@ def recalibrated(network: Network, batches: Sequence[Inputs]) -> Network:
     for mine, theirs in pairs:
         mine.momentum = theirs.momentum
     return fresh.eval()
+
+
+def calibrated(subnet: Subnet, space: SearchSpace, batches: Sequence[Inputs]) -> Subnet:
+    """:func:`recalibrated` for a subnet, from inputs of any resolution on any device."""
+    if not has_batch_norm(subnet):
+        return subnet
+    device = next(iter(subnet.parameters())).device
+    return recalibrated(subnet, [_to(fit(batch, space, subnet.arch), device) for batch in batches])
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether any of its layers keeps statistics of batches."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 
 def score(
@@ -94,15 +107,35 @@ def score(
         limit: examples scored at most.
         lease: entered once a batch; see :class:`manynet.devices.DevicePool`.
     """
+    batches = split.batches(batch_size, limit=limit)
+    return space.task.metrics(score_rows(subnet, space, batches, calibration=calibration, lease=lease))
+
+
+def score_rows(
+    subnet: Subnet,
+    space: SearchSpace,
+    batches: Iterable[Batch],
+    *,
+    calibration: Sequence[Inputs] = (),
+    lease: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> torch.Tensor:
+    """What the task's metrics need of every example, ``(N, k)``; rows of several workers are simply joined.
+
+    Args:
+        subnet: is not changed.
+        space: it came from.
+        batches: what to score.
+        calibration: as :func:`score`.
+        lease: as :func:`score`.
+    """
     device = next(iter(subnet.parameters())).device
-    ready = recalibrated(subnet, [_to(fit(batch, space, subnet.arch), device) for batch in calibration])
-    ready.eval()
+    ready = calibrated(subnet, space, calibration).eval()
     rows = []
-    for batch in split.batches(batch_size, limit=limit):
+    for batch in batches:
         with lease(), torch.inference_mode():
             outputs = ready(*_to(fit(batch.inputs, space, subnet.arch), device))
             rows.append(space.task.rows(outputs.float(), batch.targets.to(device)).cpu())
-    return space.task.metrics(torch.cat(rows))
+    return torch.cat(rows) if rows else torch.empty(0)
 
 
 def _to(inputs: Inputs, device: torch.device) -> Inputs:

@@ -30,7 +30,7 @@ class Evaluation:
     """What is known of one architecture after it ran.
 
     Attributes:
-        metrics: ledger columns: ``accuracy``, ``loss``, ``macs``, ``parameters``, ``latency@<device>`` (ms).
+        metrics: ledger columns: the task's, ``macs``, ``parameters``, ``latency@<device>`` (ms).
         measurements: the measurements behind the latencies, as the ledger keeps them.
     """
 

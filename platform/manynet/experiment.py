@@ -36,7 +36,9 @@ class Experiment(BaseModel):
 
     study: str = Field(description="folder of the study, or a filesystem address")
     space: str = Field(description="module:name or script.py:name of the search space")
-    data: str = Field("digits", description="digits, idx:PATH, images:PATH or parquet:ADDRESS")
+    data: str = Field(
+        "digits", description="digits, flights, flights_by_time, idx:PATH, images:PATH or parquet:ADDRESS"
+    )
     train: TrainSettings | None = Field(None, description="arguments of Study.train")
     search: SearchSettings | None = Field(None, description="arguments of Study.search")
     finalists: FinalistsSettings | None = Field(None, description="arguments of Study.finalists")
@@ -79,11 +81,7 @@ def parse_experiment(text: str, name: str, changes: Sequence[str] = ()) -> Exper
     Raises:
         ExperimentError: in one line that names the key, the value and what is allowed.
     """
-    content = _yaml(text, name)
-    if not isinstance(content, dict):
-        raise ExperimentError(f"{name} must be a mapping of {', '.join(_keys())}, but got {content!r}")
-    for change in changes:
-        _set(content, change)
+    content = _content(text, name, changes)
     unknown = [key for key in content if key not in Experiment.model_fields]
     if unknown:
         raise ExperimentError(f"{unknown[0]} is not a key of an experiment; it takes {', '.join(_keys())}")
@@ -103,13 +101,34 @@ def parse_experiment(text: str, name: str, changes: Sequence[str] = ()) -> Exper
 
 def read_experiment(path: Path, changes: Sequence[str] = ()) -> Experiment:
     """Read an experiment file; see :func:`parse_experiment`."""
+    return parse_experiment(_text(path), str(path), changes)
+
+
+def read_mapping(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Read any YAML file of keys and values, with ``KEY=VALUE`` changes.
+
+    Raises:
+        ExperimentError: when it is none.
+    """
+    return _content(_text(path), str(path), changes)
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(
             f"an experiment must be a readable YAML file, but got {str(path)!r}: {error}"
         ) from None
-    return parse_experiment(text, str(path), changes)
+
+
+def _content(text: str, name: str, changes: Sequence[str]) -> dict[str, Any]:
+    content = _yaml(text, name)
+    if not isinstance(content, dict):
+        raise ExperimentError(f"{name} must be a mapping of keys to values, but got {content!r}")
+    for change in changes:
+        _set(content, change)
+    return content
 
 
 def takes(model: Callable[P, S]) -> Callable[[Callable[[T, S], R]], Callable[Concatenate[T, P], R]]:

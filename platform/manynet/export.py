@@ -59,6 +59,7 @@ def export(
     description = {
         "space": space_reference,
         "space_digest": space.digest,
+        "features": space.features.to_dict() if space.features else None,
         "architecture": subnet.arch,
         "inputs": {
             name: {"shape": s, "dtype": str(d).removeprefix("torch.")}

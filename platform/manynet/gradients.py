@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import distributed as dist
 from torch import nn
+
+from manynet.elastic.slices import Slices
 
 _BUCKET_BYTES = 32 * 2**20
 Kind = tuple[torch.dtype, torch.device]
 
 
 class Gradients:
-    """The gradients of a network's parameters.
+    """The gradients of a network's parameters, of the leading slices that a step's passes reached.
 
     A sandwich step runs several backward passes, each through a part of the weights; autograd adds them
     up. Wrapping the network in DDP would communicate every pass, and fail at the weights that got no
-    gradient. Here weights that no worker reached keep none, so that optimizer and clipping pass them by:
+    gradient. Here weights that no worker reached have none, so that optimizer and clipping pass them by:
     that is most of what a small subnet's step would otherwise cost.
 
     Args:
         parameters: those to train.
+        sliced: whether a parameter of which only a slice ran gets a gradient of that slice; otherwise of
+            its full size, with zeros.
+
+    Attributes:
+        reached: after :meth:`collect`, the gradient of each parameter that was reached.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], sliced: bool = False) -> None:
         self.parameters = list(parameters)
+        self.reached: dict[nn.Parameter, torch.Tensor] = {}
+        self._sliced = sliced
         # Kept between steps: fresh memory of this size costs more than the copy into it.
         self._buffers: dict[Kind, torch.Tensor] = {}
 
-    def clear(self) -> None:
-        """Forget all gradients."""
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Forget all gradients, then take those of the passes inside the ``with`` block."""
         for parameter in self.parameters:
             parameter.grad = None
+        slices = Slices() if self._sliced else None
+        with slices or nullcontext():
+            yield
+        found = {parameter: [parameter.grad] for parameter in self.parameters if parameter.grad is not None}
+        known = {id(parameter): parameter for parameter in self.parameters}
+        for tensor, gradient in slices.gradients() if slices else ():
+            if id(tensor) in known:
+                found.setdefault(known[id(tensor)], []).append(gradient)
+        self.reached = {parameter: _union(parts) for parameter, parts in found.items()}
 
     def average(self, group: dist.ProcessGroup | None = None) -> None:
         """Replace gradients by their mean over the workers of ``group``, who must all call it.
@@ -41,34 +61,40 @@ class Gradients:
         """
         if alone(group):
             return
-        for kind, parameters in self._reached(group).items():
-            sizes = [parameter.numel() for parameter in parameters]
+        reached: dict[nn.Parameter, torch.Tensor] = {}
+        for kind, shapes in self._shapes(group).items():
+            sizes = [shape.numel() for shape in shapes.values()]
             flat = self._buffer(kind)[: sum(sizes)]
-            parts = [part.view_as(p) for p, part in zip(parameters, flat.split(sizes), strict=True)]
-            torch._foreach_copy_(
-                parts, [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-            )
+            parts = [part.view(s) for s, part in zip(shapes.values(), flat.split(sizes), strict=True)]
+            for parameter, part in zip(shapes, parts, strict=True):
+                _fill(part, self.reached.get(parameter))
             average([flat], group)
-            for parameter, part in zip(parameters, parts, strict=True):
-                parameter.grad = part
+            reached |= dict(zip(shapes, parts, strict=True))
+        self.reached = reached
 
     def clip(self, limit: float) -> torch.Tensor:
         """Scale gradients so that their norm is at most ``limit`` (0 is no limit); the norm before, a scalar."""
-        reached = [parameter for parameter in self.parameters if parameter.grad is not None]
-        norm: torch.Tensor = nn.utils.get_total_norm([p.grad for p in reached if p.grad is not None])
-        if limit > 0:
-            nn.utils.clip_grads_with_norm_(reached, limit, norm)
+        gradients = list(self.reached.values())
+        norm: torch.Tensor = nn.utils.get_total_norm(gradients)
+        if limit > 0 and gradients:
+            scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, scale)
         return norm
 
-    def _reached(self, group: dist.ProcessGroup | None) -> dict[Kind, list[nn.Parameter]]:
-        """Parameters for which any worker has a gradient, by kind."""
-        device = self.parameters[0].device
-        has = torch.tensor([p.grad is not None for p in self.parameters], dtype=torch.int32, device=device)
-        dist.all_reduce(has, op=dist.ReduceOp.MAX, group=group)
-        kinds: dict[Kind, list[nn.Parameter]] = {}
-        for parameter, reached in zip(self.parameters, has.tolist(), strict=True):
-            if reached:
-                kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+    def _shapes(self, group: dist.ProcessGroup | None) -> dict[Kind, dict[nn.Parameter, torch.Size]]:
+        """The smallest leading slice that holds what any worker reached of each parameter, by kind."""
+        most = max(parameter.dim() for parameter in self.parameters)
+        sizes = torch.zeros(len(self.parameters), 1 + most, dtype=torch.int64)
+        for row, parameter in zip(sizes, self.parameters, strict=True):
+            if parameter in self.reached:
+                row[: 1 + parameter.dim()] = torch.tensor([1, *self.reached[parameter].shape])
+        sizes = sizes.to(self.parameters[0].device)
+        dist.all_reduce(sizes, op=dist.ReduceOp.MAX, group=group)
+        kinds: dict[Kind, dict[nn.Parameter, torch.Size]] = {}
+        for (there, *shape), parameter in zip(sizes.tolist(), self.parameters, strict=True):
+            if there:
+                kind = (parameter.dtype, parameter.device)
+                kinds.setdefault(kind, {})[parameter] = torch.Size(shape[: parameter.dim()])
         return kinds
 
     def _buffer(self, kind: Kind) -> torch.Tensor:
@@ -76,6 +102,29 @@ class Gradients:
             size = sum(p.numel() for p in self.parameters if (p.dtype, p.device) == kind)
             self._buffers[kind] = torch.empty(size, dtype=kind[0], device=kind[1])
         return self._buffers[kind]
+
+
+def _union(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum of gradients of leading slices, of the smallest slice that holds them all."""
+    shape = [max(sizes) for sizes in zip(*(gradient.shape for gradient in gradients), strict=True)]
+    widest = next((g for g in gradients if list(g.shape) == shape), None)
+    total = gradients[0].new_zeros(shape) if widest is None else widest
+    for gradient in gradients:
+        if gradient is not widest:
+            _corner(total, gradient.shape).add_(gradient)
+    return total
+
+
+def _fill(whole: torch.Tensor, part: torch.Tensor | None) -> None:
+    """Set ``whole`` to a gradient of a leading slice of it, and to zero elsewhere."""
+    if part is None or part.shape != whole.shape:
+        whole.zero_()
+    if part is not None:
+        _corner(whole, part.shape).copy_(part)
+
+
+def _corner(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    return tensor[tuple(slice(size) for size in shape)]
 
 
 def alone(group: dist.ProcessGroup | None = None) -> bool:

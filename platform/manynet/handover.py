@@ -20,6 +20,8 @@ from manynet.storage import copy_folder
 from manynet.subnet import Subnet, cost
 from manynet.training import SubnetJob
 
+TEST = "test_"
+"""What the name of a metric on the test split begins with."""
 COMPARED = 64
 """Validation examples on which every export must agree with its subnet."""
 _OWN = set(FinalistsSettings.model_fields) - set(TrainSettings.model_fields)
@@ -89,19 +91,13 @@ class Handover:
             ExportError: an export does not give the subnet's outputs.
         """
         test = score(subnet, self.space, self.data.test, batch_size=self.settings.batch_size)
-        metrics = self._scores(subnet) | {f"test_{name}": value for name, value in test.items()}
+        metrics = self._scores(subnet) | {TEST + name: value for name, value in test.items()}
         metrics |= {LATENCY + name: latency.milliseconds for name, latency in measured.items()}
         place = f"finalists/{self.space.key(subnet.arch)}"
         about = {
             "metrics": metrics,
             "data": self.data.name,
-            "preprocessing": {
-                "channels": self.data.channels,
-                "scale": "pixels from 0 to 1",
-                "mean": self.data.mean,
-                "std": self.data.std,
-                "resize": "bilinear with antialiasing, to the input's height and width",
-            },
+            "preprocessing": self.data.preprocessing(),
         }
         with tempfile.TemporaryDirectory() as temporary:
             export(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,20 +14,24 @@ from torch import distributed as dist
 from torch import nn
 
 from manynet.data import Batch
-from manynet.elastic import Parameter, PositionEmbedding
+from manynet.elastic import EmbeddingTables
+from manynet.fused_tables import FusedTables, fused
 from manynet.gradients import Gradients, average
+from manynet.optimizers import optimizer
 from manynet.settings import TrainSettings
 from manynet.space import SearchSpace
 from manynet.strategy import Step, Strategy, TrainingError
 
+T = TypeVar("T")
 _MOST_SKIPPED = 5
 
 
 class Learner:
-    """Trains a network with AdamW on a warm-up and cosine schedule, and keeps a moving average of it.
+    """Trains a network on a warm-up and cosine schedule, and keeps a moving average of it.
 
     Every draw of step k derives from (seed, k), so network, average, optimizer, the strategy's own state
-    and k are all there is to remember.
+    and k are all there is to remember. Embedding tables are trained apart, by fused kernels, and are not
+    averaged: a step moves few of their rows.
 
     Args:
         network: on the device it is to be trained on, with equal weights on every worker.
@@ -38,7 +42,6 @@ class Learner:
         group: the workers that train together; None is all there are.
 
     Attributes:
-        average: moving average of the network's weights (the network itself where ``ema`` is 0).
         step: optimizer steps done.
     """
 
@@ -51,12 +54,15 @@ class Learner:
         rank: int = 0,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        self.network, self.space, self.strategy, self.settings = network, space, strategy, settings
+        self.space, self.strategy, self.settings = space, strategy, settings
         self.rank, self.group = rank, group
         self.device = next(network.parameters()).device
-        self.average = copy.deepcopy(network).requires_grad_(False) if settings.ema else network
-        self.optimizer = _adamw(network, settings)
-        self.gradients = Gradients(p for p in network.parameters() if p.requires_grad)
+        self._plain = network
+        self._average = copy.deepcopy(network).requires_grad_(False) if settings.ema else network
+        self.network, self._tables = with_fused_tables(network, self._table_rate(0), group)
+        trained = [parameter for parameter in dense_parameters(network) if parameter.requires_grad]
+        self.optimizer = optimizer(settings, network, trained)
+        self.gradients = Gradients(trained, sliced=self.optimizer.sliced)
         self.autocast = autocast(settings.precision, self.device)
         self.step = self._skipped = 0
         strategy.start(space, self.device)
@@ -64,15 +70,17 @@ class Learner:
     def train_on(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Do one step on this worker's part of a joint batch; what the strategy logged, on the device.
 
-        A step whose gradient is not finite leaves the weights as they are.
+        A step whose gradient is not finite leaves the weights as they are, but for embedding tables.
 
         Raises:
             TrainingError: at the fifth such step in a row.
         """
         torch.manual_seed(_seed(self.settings.seed, self.step, self.rank))
         self.network.train()
-        self.gradients.clear()
-        logged = self.strategy.backward(self.network, batch, self._step())
+        for tables in self._tables.values():
+            tables.set_learning_rate(self._table_rate(self.step))
+        with self.gradients.collect():
+            logged = self.strategy.backward(self.network, batch, self._step())
         self.gradients.average(self.group)
         norm = self.gradients.clip(self.settings.gradient_clip)
         if bool(norm.isfinite()):
@@ -83,43 +91,63 @@ class Learner:
         self.step += 1
         return logged
 
+    def averaged(self) -> nn.Module:
+        """The moving average (the network itself where ``ema`` is 0), with its embedding tables as they are now.
+
+        Every worker must call it: each may hold a part of the tables.
+        """
+        for name, tables in self._tables.items():
+            tables.export(cast(EmbeddingTables, self._average.get_submodule(name)), self.group)
+        return self._average
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on."""
+        """Everything the next step depends on; every worker must call it."""
+        separate = self._average is not self._plain
         return {
             "step": self.step,
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict() if self.average is not self.network else {},
+            "network": dict(self._dense(self._plain.state_dict().items())),
+            "average": dict(self._dense(self._average.state_dict().items())) if separate else {},
+            "tables": {name: tables.whole(self.group) for name, tables in self._tables.items()},
             "optimizer": self.optimizer.state_dict(),
             "strategy": self.strategy.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
-        self.network.load_state_dict(state["network"])
-        if self.average is not self.network:
-            self.average.load_state_dict(state["average"])
+        """Go on from what :meth:`state_dict` gave, on any number of workers."""
+        self._plain.load_state_dict(state["network"], strict=not self._tables)
+        if self._average is not self._plain:
+            self._average.load_state_dict(state["average"], strict=not self._tables)
+        for name, tables in self._tables.items():
+            tables.load(state["tables"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.strategy.load_state_dict(state["strategy"])
         self.step = state["step"]
 
+    def _dense(self, named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
+        """All but what belongs to embedding tables, by name."""
+        prefixes = tuple(f"{name}." for name in self._tables)
+        return ((name, value) for name, value in named if not name.startswith(prefixes))
+
+    def _table_rate(self, step: int) -> float:
+        peak = self.settings.embedding_learning_rate or self.settings.learning_rate
+        return learning_rate(step, self.settings) * peak / self.settings.learning_rate
+
     def _step(self) -> Step:
+        smoothing = self.settings.label_smoothing
         return Step(
             space=self.space,
             number=self.step,
             total=self.settings.steps,
             random=np.random.default_rng((self.settings.seed, self.step)),
-            label_smoothing=self.settings.label_smoothing,
+            label_smoothing=self.space.task.label_smoothing if smoothing is None else smoothing,
             autocast=self.autocast,
             average=lambda tensors: average(tensors, self.group),
         )
 
     def _update(self) -> None:
-        rate = learning_rate(self.step, self.settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        if self.average is not self.network:
-            update_average(self.average, self.network, self.settings.ema, self.step)
+        self.optimizer.step(self.gradients.reached, learning_rate(self.step, self.settings))
+        if self._average is not self._plain:
+            update_average(self._average, self._plain, self.settings.ema, self.step)
 
     def _skip(self) -> None:
         self._skipped += 1
@@ -128,6 +156,24 @@ class Learner:
                 f"gradients must be finite, but at step {self.step} they were not, {_MOST_SKIPPED} times in a row; "
                 f"try a lower train.learning_rate than {self.settings.learning_rate}, or precision float32"
             )
+
+
+def with_fused_tables(
+    network: nn.Module, rate: float, group: dist.ProcessGroup | None
+) -> tuple[nn.Module, dict[str, FusedTables]]:
+    """``network`` with tables that can be trained, and those by name; the network itself where it has none.
+
+    The new network shares all other tensors with ``network``.
+    """
+    plain = {name: m for name, m in network.named_modules() if isinstance(m, EmbeddingTables)}
+    if not plain:
+        return network, {}
+    shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
+    trained = copy.deepcopy(network, shared)
+    tables = {name: fused(module, rate, group) for name, module in plain.items()}
+    for name, module in tables.items():
+        trained.set_submodule(name, module)
+    return trained, tables
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
@@ -143,12 +189,19 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
 def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """Move the average towards the network, quickly at first: the decay is min(decay, (1 + t) / (10 + t)).
 
-    Buffers (batch-norm statistics, which are averages already) are copied.
+    Embedding tables stay; buffers (batch-norm statistics, which are averages already) are copied.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-    for held, buffer in zip(average.buffers(), network.buffers(), strict=True):
-        held.copy_(buffer)
+    torch._foreach_lerp_([*dense_parameters(average)], [*dense_parameters(network)], 1 - decay)
+    for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(buffer)
+
+
+def dense_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """All parameters but embedding tables."""
+    tables = [module for module in network.modules() if isinstance(module, EmbeddingTables)]
+    sparse = {id(parameter) for module in tables for parameter in module.parameters()}
+    return [parameter for parameter in network.parameters() if id(parameter) not in sparse]
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
@@ -161,24 +214,6 @@ def autocast(precision: str, device: torch.device) -> Callable[[], AbstractConte
     if precision == "bf16" or (precision == "auto" and fast):
         return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext
-
-
-def _adamw(network: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    positions = {
-        id(p)
-        for m in network.modules()
-        if isinstance(m, Parameter | PositionEmbedding)
-        for p in m.parameters()
-    }
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    # Norms, biases and tokens have no scale that decay could usefully bound.
-    decayed = [p for p in parameters if p.ndim > 1 and id(p) not in positions]
-    others = [p for p in parameters if p.ndim <= 1 or id(p) in positions]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-    return torch.optim.AdamW(
-        groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused
-    )
 
 
 def _seed(*parts: int) -> int:

@@ -51,6 +51,18 @@ class RankingQuality:
         return f"tau {self.tau:.2f} [{self.low:.2f}, {self.high:.2f}] over {self.count} anchors"
 
 
+@dataclass(frozen=True)
+class Correlation:
+    """A coefficient from -1 to 1 with its 95% confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
 def kendall(shared: Sequence[float], alone: Sequence[float], seed: int = 0) -> RankingQuality:
     """Kendall's tau-b between scores with shared weights and scores of the same architectures trained alone.
 
@@ -66,6 +78,21 @@ def kendall(shared: Sequence[float], alone: Sequence[float], seed: int = 0) -> R
     Raises:
         RankingError: the lengths differ, n < 3, or a score is not finite.
     """
+    scores = _checked(shared, alone)
+    tau = float(np.nan_to_num(stats.kendalltau(*scores).statistic))
+    low, high = np.percentile(_resampled_tau(scores, _counts(len(shared), seed)), [2.5, 97.5])
+    return RankingQuality(tau, float(low), float(high), len(shared))
+
+
+def pearson(shared: Sequence[float], alone: Sequence[float], seed: int = 0) -> Correlation:
+    """Pearson's linear correlation of the same scores; arguments, interval and errors as :func:`kendall`."""
+    scores = _checked(shared, alone)
+    value = float(_weighted_pearson(scores, np.ones((1, len(shared))))[0])
+    low, high = np.percentile(_weighted_pearson(scores, _counts(len(shared), seed)), [2.5, 97.5])
+    return Correlation(value, float(low), float(high))
+
+
+def _checked(shared: Sequence[float], alone: Sequence[float]) -> NDArray[np.float64]:
     if len(shared) != len(alone):
         raise RankingError(f"anchors need both scores, but got {len(shared)} shared and {len(alone)} alone")
     if len(shared) < FEWEST:
@@ -73,20 +100,38 @@ def kendall(shared: Sequence[float], alone: Sequence[float], seed: int = 0) -> R
     scores = np.array([shared, alone], dtype=np.float64)
     if not np.isfinite(scores).all():
         raise RankingError(f"anchors' scores must be finite, but got {scores[~np.isfinite(scores)][0]}")
-    tau = float(np.nan_to_num(stats.kendalltau(*scores).statistic))
-    low, high = np.percentile(_resampled(scores, seed), [2.5, 97.5])
-    return RankingQuality(tau, float(low), float(high), len(shared))
+    return scores
 
 
-def _resampled(scores: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+def _counts(count: int, seed: int) -> NDArray[np.float64]:
+    """How often each resample drew each architecture: (RESAMPLES, n)."""
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    return draws.astype(np.float64)
+
+
+def _weighted_pearson(scores: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pearson's coefficient of each resample, 0 where a score is constant: (R,)."""
+    centred = scores - scores.mean(axis=1, keepdims=True)
+    total = counts.sum(axis=1)
+    first, second = (counts @ centred.T / total[:, None]).T
+    both = counts @ (centred[0] * centred[1]) / total - first * second
+    spread = [
+        np.maximum(counts @ (own * own) / total - mean * mean, 0)
+        for own, mean in zip(centred, (first, second), strict=True)
+    ]
+    scale = np.sqrt(spread[0] * spread[1])
+    # Where a score is constant, rounding leaves a little of it.
+    least = 1e-12 * np.sqrt(np.prod((centred**2).mean(axis=1)))
+    found: NDArray[np.float64] = np.divide(both, scale, out=np.zeros_like(scale), where=scale > least)
+    return np.clip(found, -1, 1)
+
+
+def _resampled_tau(scores: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """tau-b of each resample: (RESAMPLES,).
 
     A resample is how often it drew each architecture, c. With s the signs of all differences of one score, its
     concordant less discordant pairs are c'(s1 * s2)c / 2, and its untied pairs of one score c'(s * s)c / 2.
     """
-    count = scores.shape[1]
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    counts = draws.astype(np.float64)
     first, second = np.sign(scores[:, :, None] - scores[:, None, :])
     agreement, untied, untied_too = (
         ((counts @ signs) * counts).sum(axis=1) for signs in (first * second, first**2, second**2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -13,9 +14,11 @@ import torch
 from torch import nn
 
 from manynet.conditions import LATENCY
-from manynet.data import Data
-from manynet.evaluation import Inputs, score
+from manynet.data import Batch, Data
+from manynet.evaluation import Inputs, calibrated, score
 from manynet.evaluator import Evaluate, Evaluation
+from manynet.head_tuning import with_tuned_head
+from manynet.memory import keep_freed_memory
 from manynet.settings import SearchSettings
 from manynet.space import Architecture, Reading, SearchSpace
 from manynet.subnet import Subnet, extract
@@ -45,6 +48,11 @@ def calibration_batches(data: Data, count: int, size: int) -> list[Inputs]:
     return [batch.inputs for batch in islice(data.train.stream(size, seed=0), count)]
 
 
+def tuning_batches(data: Data, count: int, size: int) -> list[Batch]:
+    """The training batches that a candidate's head learns from: the same for every subnet."""
+    return list(islice(data.train.stream(size, seed=1), count))
+
+
 @dataclass(frozen=True)
 class Scoring:
     """Makes an evaluator's evaluation: called once in its process.
@@ -68,17 +76,25 @@ class Scoring:
     def __call__(self) -> Evaluate:
         # One thread an evaluator, or two of them on two cores would be slower than one.
         torch.set_num_threads(1)
+        keep_freed_memory()
         # Building and extracting are work like the batches: under the lease, no measurement meets them.
         with self.lease():
             network = self._network()
             settings = self.settings
-            batches = calibration_batches(self.data, settings.calibration_batches, settings.batch_size)
+            calibration = calibration_batches(self.data, settings.calibration_batches, settings.batch_size)
+            tuning = tuning_batches(self.data, settings.finetune_steps, settings.batch_size)
+        device = next(network.parameters()).device
 
         def evaluate(arch: Architecture) -> Evaluation:
+            example = self.space.example(arch, batch=1, device=device)
             with self.lease():
-                subnet = extract(network, arch, self.space.example(arch, batch=1))
+                subnet = extract(network, arch, example, share=True)
+                subnet = calibrated(subnet, self.space, calibration)
                 cost = self.space.read(arch)
-            return self._evaluation(subnet, cost, batches)
+            if tuning:
+                rate = self.settings.finetune_learning_rate
+                subnet = with_tuned_head(subnet, self.space, self._leased(tuning), rate)
+            return self._evaluation(subnet, cost)
 
         return evaluate
 
@@ -86,21 +102,29 @@ class Scoring:
         network = self.space.build()
         weights: Mapping[str, Any] = ray.get(self.weights)
         network.load_state_dict(weights)
-        return network.eval().requires_grad_(False)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return network.eval().requires_grad_(False).to(device)
 
-    def _evaluation(self, subnet: Subnet, cost: Reading, batches: Sequence[Inputs]) -> Evaluation:
+    def _leased(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Each batch while a share of the node's compute is held, so that a measurement waits for one at most."""
+        for batch in batches:
+            with self.lease():
+                yield batch
+
+    def _evaluation(self, subnet: Subnet, cost: Reading) -> Evaluation:
         metrics = score(
-            subnet.to("cuda" if torch.cuda.is_available() else "cpu"),
+            subnet,
             self.space,
             self.data.validation,
             batch_size=self.settings.batch_size,
-            calibration=batches,
             limit=self.settings.validation_examples,
             lease=self.lease,
         )
         metrics |= {"macs": cost.macs, "parameters": cost.parameters}
         if self.measure is None:
             return Evaluation(metrics)
-        measured = self.measure(subnet.cpu(), self.space.example(subnet.arch, batch=1))
+        # A copy where it has to be moved: parts of it are the supernet's own.
+        there = subnet if next(subnet.parameters()).device.type == "cpu" else copy.deepcopy(subnet).cpu()
+        measured = self.measure(there, self.space.example(subnet.arch, batch=1))
         metrics |= {LATENCY + name: taken.milliseconds for name, taken in measured.items()}
         return Evaluation(metrics, [taken.to_dict() for taken in measured.values()])

@@ -16,6 +16,7 @@ from ray import tune
 from ray.actor import ActorHandle
 
 from manynet.conditions import (
+    COST,
     LATENCY,
     Condition,
     Objective,
@@ -27,13 +28,15 @@ from manynet.conditions import (
 from manynet.data import Data
 from manynet.errors import ManynetError
 from manynet.evaluator import Evaluator, Gate, Prepare, Provenance
+from manynet.head_tuning import HEAD
 from manynet.ledger import Ledger, Record
 from manynet.progress import Progress
 from manynet.samplers import loading
 from manynet.scoring import Lease, Measure, Scoring
-from manynet.searcher import ASKS, COST, DRAWS, STEPS, ArchitectureSearcher
+from manynet.searcher import ASKS, DRAWS, STEPS, ArchitectureSearcher
 from manynet.settings import SearchSettings
 from manynet.space import SearchSpace
+from manynet.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ def search(
         measure: gives latencies by device name; needed where a ``latency@`` column is asked for.
         lease: entered once a batch by every evaluator.
     """
-    objectives, conditions = wanted(settings)
+    objectives, conditions = wanted(settings, space.task)
     if measure is None and (devices := latency_devices([*objectives, *conditions])):
         raise SearchError(f"a latency column needs a device that measures, but got none for {devices[0]!r}")
     prepare = Scoring(space, ray.put(dict(weights)), data, settings, measure, lease)
@@ -105,7 +108,7 @@ def run(
             is found.
     """
     sampler = check(space, settings)
-    objectives, conditions = wanted(settings)
+    objectives, conditions = wanted(settings, space.task)
     records = [record for record in ledger.read() if provenance.made(record)]
     if len(records) >= settings.evaluations:
         return records
@@ -137,33 +140,42 @@ def check(space: SearchSpace, settings: SearchSettings) -> optuna.samplers.BaseS
     Raises:
         ConditionError, SamplerError, SearchError: as :func:`run`.
     """
-    objectives, conditions = wanted(settings)
+    objectives, conditions = wanted(settings, space.task)
     check_reachable(space, conditions)
+    if settings.finetune_steps and HEAD not in space.parts:
+        raise SearchError(
+            f"search.finetune_steps needs a supernet whose last layer is named {HEAD}, "
+            f"but that of {space.name!r} has ({', '.join(space.parts)})"
+        )
     return loading.load(settings.sampler, settings.sampler_options, settings.seed, objectives)
 
 
 def provenance(space: SearchSpace, weights_digest: str, data: Data, settings: SearchSettings) -> Provenance:
     """What a search's records have in common."""
-    return Provenance(space.digest, weights_digest, data.digest, protocol(settings))
+    return Provenance(space.digest, weights_digest, data.digest, protocol(settings, space.task))
 
 
-def wanted(settings: SearchSettings) -> tuple[list[Objective], list[Condition]]:
-    """Objectives and conditions of a search, checked.
+def wanted(settings: SearchSettings, task: Task) -> tuple[list[Objective], list[Condition]]:
+    """Objectives and conditions of a search, checked; by default the task's metric and latency here.
 
     Raises:
         ConditionError: one is misspelt or names a column no evaluation has.
     """
-    objectives, conditions = parse_objectives(settings.objectives), parse_conditions(settings.constraints)
-    check_columns([*objectives, *conditions])
+    default = [f"{task.metric}:max", f"{LATENCY}host/torch:min"]
+    objectives = parse_objectives(default if settings.objectives is None else settings.objectives)
+    conditions = parse_conditions(settings.constraints)
+    check_columns([*objectives, *conditions], task.columns)
     return objectives, conditions
 
 
-def protocol(settings: SearchSettings) -> str:
+def protocol(settings: SearchSettings, task: Task) -> str:
     """What decides a candidate's record besides weights and data, in words: part of its ledger key."""
-    objectives, conditions = wanted(settings)
+    objectives, conditions = wanted(settings, task)
     calibration = f"calibration={settings.calibration_batches}x{settings.batch_size}"
     latencies = [LATENCY + device for device in sorted(latency_devices([*objectives, *conditions]))]
-    return " ".join([f"validation={settings.validation_examples}", calibration, *latencies])
+    tuning = f"finetune={settings.finetune_steps}x{settings.batch_size}@{settings.finetune_learning_rate}"
+    tuned = [tuning] if settings.finetune_steps else []
+    return " ".join([f"validation={settings.validation_examples}", calibration, *tuned, *latencies])
 
 
 def check_reachable(space: SearchSpace, conditions: list[Condition]) -> None:
@@ -174,8 +186,9 @@ def check_reachable(space: SearchSpace, conditions: list[Condition]) -> None:
     """
     for condition in conditions:
         column, bound = condition.column, condition.bound
-        if column == "accuracy" and not 0 <= bound <= 1:
-            raise SearchError(f"a bound on accuracy must be from 0 to 1, but got '{condition}'")
+        low, high = space.task.ranges.get(column, (bound, bound))
+        if not low <= bound <= high:
+            raise SearchError(f"a bound on {column} must be from {low:g} to {high:g}, but got '{condition}'")
         if column.startswith(LATENCY) and bound <= 0:
             raise SearchError(f"a bound on latency must be above 0 ms, but got '{condition}'")
         if column in COST:

@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from manynet.conditions import Condition, Objective
+from manynet.conditions import COST, Condition, Objective
 from manynet.distributions import complete, distributions
 from manynet.evaluator import FAILURE, Provenance
 from manynet.ledger import Record
@@ -27,8 +27,6 @@ from manynet.space import SearchSpace
 logger = logging.getLogger(__name__)
 
 DIRECTIONS = {True: StudyDirection.MAXIMIZE, False: StudyDirection.MINIMIZE}
-COST = ("macs", "parameters")
-"""Columns known before an architecture is evaluated."""
 ASKS = 8
 """Proposals in a row that may be known or too dear. Samplers that converge repeat themselves, and take the
 longer to ask the more they were told."""

@@ -40,7 +40,8 @@ class Settings(BaseModel):
 
 
 def _one_line(model: type[Settings], error: ValidationError) -> str:
-    first = error.errors()[0]
+    # A misspelt key is also one that is missing; the first says more.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join([model.step(), *map(str, first["loc"])])
     if first["type"] == "extra_forbidden":
         return f"{key} is not a key; {model.step()} takes {', '.join(model.model_fields)}"
@@ -61,14 +62,22 @@ class TrainSettings(Settings):
     batch_size: PositiveInt = Field(64, description="examples a step, over all workers together")
     workers: PositiveInt = Field(1, description="Ray Train workers")
     threads: PositiveInt = Field(1, description="CPU threads a worker")
+    optimizer: Literal["adamw", "adagrad"] = Field(
+        "adamw", description="of all but embedding tables, which always learn by Adagrad"
+    )
     learning_rate: PositiveFloat = Field(1e-3, description="peak of the cosine schedule")
+    embedding_learning_rate: PositiveFloat | None = Field(
+        None, description="peak for embedding tables; None is learning_rate"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="of AdamW")
     warmup: Fraction = Field(0.1, description="share of the steps over which the learning rate rises")
     gradient_clip: Annotated[float, Field(ge=0)] = Field(
         1.0, description="largest gradient norm; 0 is no limit"
     )
     ema: Fraction = Field(0.99, description="decay of the moving average of weights; 0 is none")
-    label_smoothing: Fraction = Field(0.1, description="share of the target spread over all classes")
+    label_smoothing: Fraction | None = Field(
+        None, description="share of the target spread over all classes; None is the task's own"
+    )
     augment: Literal["none", "shift", "shift+flip"] = Field(
         "shift", description="random shifts and flips of images"
     )
@@ -85,10 +94,10 @@ class TrainSettings(Settings):
 class SearchSettings(Settings):
     """What is searched for, and how."""
 
-    objectives: list[str] = Field(
-        default=["accuracy:max", "latency@host/torch:min"],
+    objectives: list[str] | None = Field(
+        None,
         min_length=1,
-        description="<column>:max or <column>:min",
+        description="<column>:max or <column>:min; default: the task's metric and latency@host/torch",
     )
     constraints: list[str] = Field(
         default_factory=list, description="<column> <op> <number>, e.g. parameters <= 1e6"
@@ -101,6 +110,10 @@ class SearchSettings(Settings):
     calibration_batches: Annotated[int, Field(ge=0)] = Field(
         8, description="training batches that renew a candidate's batch-norm statistics"
     )
+    finetune_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps that a candidate's last layer learns, on a copy, before it is scored"
+    )
+    finetune_learning_rate: PositiveFloat = Field(0.04, description="of those steps; constant, Adagrad")
     validation_examples: PositiveInt = Field(
         10_000, description="examples of the validation split scored, at most"
     )

@@ -15,6 +15,7 @@ import torch
 from ray.tune.search.sample import Domain
 from torch import nn
 
+from manynet.data.clicks.features import Features
 from manynet.domains import ArchitectureError, SpaceError, Value, admitted, declared, extremes, identity
 from manynet.elastic.recorder import PlainOperations, Recorder, parameters_of, watch
 from manynet.tasks import Task
@@ -64,6 +65,8 @@ class SearchSpace:
         repair: makes an invalid combination valid; gets and returns a flat dict and must leave a valid
             one as it is.
         sample: draws an architecture from a random generator, for spaces whose prior is not uniform.
+        features: of the data that the network is made for; for spaces whose network depends on them.
+        adapt: makes this space for other features.
 
     Raises:
         SpaceError: when the declaration cannot work.
@@ -79,6 +82,8 @@ class SearchSpace:
         version: str = "1",
         repair: Callable[[dict[str, Value]], dict[str, Value]] | None = None,
         sample: Callable[[np.random.Generator], dict[str, Value]] | None = None,
+        features: Features | None = None,
+        adapt: Callable[[Features], SearchSpace] | None = None,
     ) -> None:
         if not domains:
             raise SpaceError("domains must hold at least one choice, but got none")
@@ -90,6 +95,8 @@ class SearchSpace:
         self.domains = {key: declared(key, domain) for key, domain in domains.items()}
         self.task = task
         self.version = version
+        self.features = features
+        self._adapt = adapt
         self._supernet = supernet
         self._input_shape = input_shape
         self._repair = repair
@@ -111,7 +118,11 @@ class SearchSpace:
             repr(self.task),
             {k: identity(d) for k, d in self.domains.items()},
         ]
-        return _digest(content)
+        return _digest(content if self.features is None else [*content, self.features.to_dict()])
+
+    def fitted(self, features: Features) -> SearchSpace:
+        """This space for data of these features; itself, where it does not depend on them."""
+        return self if self._adapt is None or features == self.features else self._adapt(features)
 
     def build(self) -> nn.Module:
         """A new supernet with random weights."""
@@ -207,6 +218,11 @@ class SearchSpace:
             ArchitectureError: when the forward pass asks for a choice that ``arch`` lacks.
         """
         return self._read(tuple(arch.items()))
+
+    @cached_property
+    def parts(self) -> list[str]:
+        """Names of the supernet's own modules, such as ``blocks`` and ``head``."""
+        return [name for name, _ in self._on_meta().named_children()]
 
     @cached_property
     def _read(self) -> Callable[[tuple[tuple[str, Value], ...]], Reading]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -11,16 +12,16 @@ from typing import TypeVar
 
 from torch import nn
 
-from manynet import data as datasets
 from manynet import reference, training
-from manynet.baseline import logistic_regression
+from manynet.baseline import fit_baseline
 from manynet.cluster import connect
-from manynet.conditions import check_columns, latency_devices, parse_conditions
-from manynet.data import Data, DataError
+from manynet.conditions import Condition, Objective, check_columns, latency_devices, parse_conditions
+from manynet.data import Data
 from manynet.devices import DeviceError, DeviceName, DevicePool, placement
 from manynet.errors import ManynetError
 from manynet.experiment import Experiment, ExperimentError, parse_experiment, takes
-from manynet.handover import Handover, anchor_settings, winner_settings
+from manynet.fitting import fit_together
+from manynet.handover import TEST, Handover, anchor_settings, winner_settings
 from manynet.ledger import Kind, Ledger, Record
 from manynet.ranking import FEWEST, RankingQuality, kendall
 from manynet.report import ReportContent, write_report
@@ -60,8 +61,7 @@ class Study:
     def __init__(self, folder: str | Path, space: SearchSpace | str, data: str | Data = "digits") -> None:
         reference.stop_if_reading_script()
         self.folder = str(folder) if "://" in str(folder) else str(Path(folder).absolute())
-        self.space: SearchSpace = _space(space)
-        self._data = data
+        self._declared, self._data = _space(space), data
         found = space if isinstance(space, str) else reference.find(space)
         name = data if isinstance(data, str) else data.name
         self.ledger = Ledger(f"{self.folder}/ledger")
@@ -104,22 +104,15 @@ class Study:
             getattr(self, name)(**settings.model_dump())
         self.report()
 
-    @cached_property
+    @property
+    def space(self) -> SearchSpace:
+        """The search space, made for the data's features where its network depends on them."""
+        return self._declared if self._declared.features is None else self._fitted[0]
+
+    @property
     def data(self) -> Data:
-        """The data set, converted to the channels that the space takes."""
-        if isinstance(self._data, Data):
-            loaded = self._data
-        else:
-            shapes = [shape for shape, _ in self.space.inputs(self.space.largest).values()]
-            image = shapes[0] if len(shapes) == 1 and len(shapes[0]) == 3 else None
-            loaded = datasets.load(
-                self._data, channels=image and image[0], image_size=image and max(image[1:])
-            )
-        try:
-            self.space.task.check_labels(loaded.classes)
-        except ValueError as error:
-            raise DataError(f"{loaded.name} does not fit space {self.space.name!r}: {error}") from None
-        return loaded
+        """The data set, converted to what the space takes."""
+        return self._fitted[1]
 
     @takes(TrainSettings)
     def train(self, settings: TrainSettings) -> None:
@@ -163,13 +156,14 @@ class Study:
         if not records:
             raise StudyError("finalists needs search to have run, but the ledger holds no evaluation of it")
         self._begin("finalists", settings)
-        objectives, conditions = wanted(self._settings("search", SearchSettings))
+        objectives, conditions = self._wanted(self._settings("search", SearchSettings))
         conditions = conditions + (parse_conditions(settings.where) if settings.where else [])
         chosen = winners(records, objectives, conditions, settings.count)
         if not chosen:
             raise StudyError(f"no evaluated subnet meets {' and '.join(map(str, conditions))!r}")
         handover = self._handover(settings)
-        jobs = handover.jobs(chosen, anchors(records, "accuracy", settings.anchors), self._trained().weights)
+        alone = anchors(records, self.space.task.metric, settings.anchors)
+        jobs = handover.jobs(chosen, alone, self._trained().weights)
         done = self.ledger.keys()
         if jobs.keys() <= done:
             return
@@ -197,16 +191,19 @@ class Study:
         network.load_state_dict(training.load_weights(self._trained().weights))
         return network.eval()
 
-    def best(self, column: str = "accuracy", where: str = "") -> Record:
-        """The best evaluated subnet or finalist: largest accuracy, smallest of anything else.
+    def best(self, column: str | None = None, where: str = "") -> Record:
+        """The best evaluated subnet or finalist: smallest of any column that is no metric to be made large.
 
         Args:
-            column: a column of the ledger: ``accuracy``, ``test_accuracy``, ``macs``, ``latency@host/torch``...
+            column: a column of the ledger: ``accuracy``, ``test_accuracy``, ``macs``, ``latency@host/torch``...;
+                None is the task's metric.
             where: conditions joined by ``and``, e.g. ``"latency@host/torch <= 5 and parameters <= 2e5"``.
 
         Raises:
             StudyError: when no subnet has the column, or none meets the conditions.
         """
+        task = self.space.task
+        column = task.metric if column is None else column
         conditions = parse_conditions(where) if where else []
         records = [r for r in self.ledger.read() if r.kind != "anchor" and r.space == self.space.digest]
         columns = list(dict.fromkeys(name for record in records for name in record.metrics))
@@ -216,7 +213,7 @@ class Study:
         fit_for = [r for r in records if column in r.metrics and all(c.holds(r.metrics) for c in conditions)]
         if not fit_for:
             raise StudyError(f"no subnet of {self.folder} meets {where!r}")
-        sign = 1 if column.endswith("accuracy") else -1
+        sign = 1 if task.columns.get(column.removeprefix(TEST), False) else -1
         return max(fit_for, key=lambda record: sign * record.metrics[column])
 
     def ranking(self) -> RankingQuality | None:
@@ -228,10 +225,11 @@ class Study:
 
     def report(self) -> str:
         """Write ``report.html``, one page that opens offline; returns its address."""
-        objectives, conditions = wanted(self.experiment.search or SearchSettings())
+        objectives, conditions = self._wanted(self.experiment.search or SearchSettings())
         finalists = self.winners()
         content = ReportContent(
             title=Path(self.folder).name,
+            metric=self.space.task.metric,
             objectives=objectives,
             conditions=conditions,
             records=self._evaluations(),
@@ -252,14 +250,20 @@ class Study:
         return address
 
     def winners(self) -> list[Record]:
-        """The finalists on disk, best test accuracy first."""
-        found = self._of_step("finalist")
-        return sorted(found, key=lambda record: -record.metrics.get("test_accuracy", 0.0))
+        """The finalists on disk, the best by the task's metric on the test split first."""
+        column = TEST + self.space.task.metric
+        return sorted(self._of_step("finalist"), key=lambda r: r.metrics.get(column, -math.inf), reverse=True)
 
     def baseline(self) -> tuple[str, float] | None:
-        """Name and test accuracy of a plain model fitted on the same split; None for large data."""
-        accuracy = logistic_regression(self.data)
-        return None if accuracy is None else ("logistic regression", accuracy)
+        """Name of a plain model fitted on the same split, and the task's metric of it on the test split.
+
+        None for large data, on which it would take too long.
+        """
+        return fit_baseline(self.data, self.space.task)
+
+    @cached_property
+    def _fitted(self) -> tuple[SearchSpace, Data]:
+        return fit_together(self._declared, self._data)
 
     @property
     def _supernet_folder(self) -> str:
@@ -312,7 +316,7 @@ class Study:
     def _check_finalists(self, settings: FinalistsSettings) -> None:
         training.check(winner_settings(settings), "subnet")
         training.check(anchor_settings(settings), "subnet")
-        check_columns(parse_conditions(settings.where) if settings.where else [])
+        check_columns(parse_conditions(settings.where) if settings.where else [], self.space.task.columns)
         if not self.experiment.space:
             raise StudyError(
                 "finalists needs a space that can be found again: bind it to a name in a module or script, "
@@ -322,7 +326,9 @@ class Study:
     def _check_latency(self, pool: DevicePool, settings: SearchSettings) -> None:
         """Refuse a latency that even the smallest subnet does not reach, by measuring it."""
         limits = [
-            c for c in wanted(settings)[1] if c.column.startswith("latency@") and c.operator in ("<", "<=")
+            c
+            for c in self._wanted(settings)[1]
+            if c.column.startswith("latency@") and c.operator in ("<", "<=")
         ]
         if not limits:
             return
@@ -336,7 +342,13 @@ class Study:
 
     def _device_names(self, settings: SearchSettings | None = None) -> list[str]:
         settings = settings or self.experiment.search
-        return latency_devices([*wanted(settings)[0], *wanted(settings)[1]]) if settings else []
+        if settings is None:
+            return []
+        objectives, conditions = self._wanted(settings)
+        return latency_devices([*objectives, *conditions])
+
+    def _wanted(self, settings: SearchSettings) -> tuple[list[Objective], list[Condition]]:
+        return wanted(settings, self.space.task)
 
     @contextmanager
     def _devices(self) -> Iterator[DevicePool]:
@@ -379,9 +391,10 @@ class Study:
         ]
 
     def _pairs(self) -> list[tuple[float, float]]:
-        """(shared, alone) validation accuracy of each anchor."""
-        shared = {self.space.key(r.architecture): r.metrics["accuracy"] for r in self._evaluations()}
-        alone = {self.space.key(r.architecture): r.metrics["accuracy"] for r in self._of_step("anchor")}
+        """(shared, alone) of each anchor: the task's metric on the validation split."""
+        metric = self.space.task.metric
+        shared = {self.space.key(r.architecture): r.metrics[metric] for r in self._evaluations()}
+        alone = {self.space.key(r.architecture): r.metrics[metric] for r in self._of_step("anchor")}
         return [(shared[key], value) for key, value in alone.items() if key in shared]
 
 

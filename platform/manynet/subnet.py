@@ -15,6 +15,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from manynet import reference
+from manynet.data.clicks.features import Features
 from manynet.domains import Value
 from manynet.elastic.layer import Elastic
 from manynet.elastic.recorder import Recorder, watch
@@ -76,6 +77,8 @@ class Subnet(nn.Module):
         folder = Path(folder)
         description = _description(folder)
         space = reference.load(description["space"])
+        if description.get("features"):
+            space = space.fitted(Features.from_dict(description["features"]))
         if space.digest != description["space_digest"]:
             raise ExportError(
                 f"{folder} came from another version of {description['space']}: its space has digest "
@@ -103,7 +106,9 @@ def _description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def extract(network: nn.Module, arch: Architecture, example: Iterable[torch.Tensor]) -> Subnet:
+def extract(
+    network: nn.Module, arch: Architecture, example: Iterable[torch.Tensor], share: bool = False
+) -> Subnet:
     """Copy a subnet out of a supernet, which stays as it is.
 
     The subnet runs once on ``example`` to see what it uses: layers keep the slices of their weights
@@ -114,6 +119,8 @@ def extract(network: nn.Module, arch: Architecture, example: Iterable[torch.Tens
         network: the supernet.
         arch: the subnet's architecture.
         example: inputs, batch first; see :meth:`manynet.SearchSpace.example`.
+        share: let tensors that are used whole (embedding tables) stay the supernet's own rather than be
+            copied: for subnets that only run.
 
     Returns:
         The subnet, in the supernet's training or evaluation mode.
@@ -130,7 +137,8 @@ def extract(network: nn.Module, arch: Architecture, example: Iterable[torch.Tens
     for layer, uses in recorder.uses.items():
         assert isinstance(layer, Elastic)
         layer.shrink(uses)
-    _own_tensors(structure, shared)
+    if not share:
+        _own_tensors(structure, shared)
     return Subnet(structure, arch).train(network.training)
 
 

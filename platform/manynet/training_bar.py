@@ -73,7 +73,8 @@ def status(content: Mapping[str, Any]) -> str:
     parts = [f"{content['job']} ({content['number'] + 1}/{content['jobs']})"] if content["jobs"] > 1 else []
     if content["loss"] is not None:
         parts.append(f"loss {content['loss']:.3f}")
-    parts += [
-        f"{name.replace('/accuracy', '')} {v:.1%}" for name, v in content.items() if name.endswith("accuracy")
-    ]
+    metric = content["metric"]
+    form = ".1%" if metric == "accuracy" else ".4f"
+    scores = {name: value for name, value in content.items() if name.split("/")[-1] == metric}
+    parts += [f"{name.removesuffix(f'/{metric}')} {value:{form}}" for name, value in scores.items()]
     return ", ".join(parts)

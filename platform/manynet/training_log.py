@@ -21,7 +21,8 @@ class TrainingLog:
     Args:
         folder: address of the job's folder.
         progress: address of the run's progress file, which the driver's bar reads.
-        about: what the progress file says besides: which job, of how many, and its steps.
+        about: what the progress file says besides: which job, of how many, its steps, and which
+            metric's newest values belong there.
         silent: whether this worker writes nothing.
     """
 
@@ -71,6 +72,7 @@ class TrainingLog:
 
     def _write_progress(self, step: int, loss: float | None) -> None:
         self._written = time.monotonic()
-        shown = {name: value for name, value in self._last_row.items() if name.endswith("accuracy")}
+        metric = self._about["metric"]
+        shown = {name: value for name, value in self._last_row.items() if name.split("/")[-1] == metric}
         content = {**self._about, "step": step, "loss": loss, **shown}
         write_bytes(self._progress, json.dumps(content).encode())

@@ -19,15 +19,15 @@ import torch
 from ray.train import CheckpointUploadMode
 from torch import distributed as dist
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from manynet import checkpoint
 from manynet.data import Batch, Data
 from manynet.data.augment import augment
 from manynet.domains import Value
-from manynet.evaluation import fit, recalibrated, score
+from manynet.evaluation import calibrated, has_batch_norm, score_rows
 from manynet.gradients import average
 from manynet.learner import Learner, learning_rate
+from manynet.memory import keep_freed_memory
 from manynet.settings import TrainSettings
 from manynet.space import SearchSpace
 from manynet.storage import locate, read_bytes, write_bytes
@@ -98,6 +98,7 @@ def run(config: Mapping[str, Any]) -> None:
     """Train all jobs of ``config["work"]``, an object reference to :class:`Work`."""
     # Ray Train says each report at level INFO, under a logger that its own setting does not reach.
     logging.getLogger().setLevel(logging.WARNING)
+    keep_freed_memory()
     work: Work = ray.get(config["work"])
     context = ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
@@ -129,6 +130,7 @@ class Training:
             "number": work.jobs.index(job),
             "jobs": len(work.jobs),
             "steps": settings.steps,
+            "metric": work.space.task.metric,
         }
         self._log = TrainingLog(job.folder, f"{work.folder}/{PROGRESS}", about, silent=worker.rank > 0)
 
@@ -171,19 +173,21 @@ class Training:
         saving = step % settings.checkpoint_every == 0 and not last
         if evaluating:
             self._evaluate()
+        # Every worker gives its part of what is sharded, the first one writes.
+        state = self.learner.state_dict() if saving else None
         if evaluating or saving:
             ray.train.report(
                 self.rows[-1] if evaluating else {"step": step},
-                checkpoint=self._save() if saving and self.worker.rank == 0 else None,
+                checkpoint=self._save(state) if state is not None and self.worker.rank == 0 else None,
                 checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
             )
 
-    def _save(self) -> ray.train.Checkpoint:
+    def _save(self, learned: Mapping[str, Any]) -> ray.train.Checkpoint:
         """Write straight to the run's folder: nothing is copied, and the manifest comes last."""
         losses = torch.stack(self._losses).cpu() if self._losses else torch.empty(0)
         seconds = time.monotonic() - self._started
         state = {
-            "learner": self.learner.state_dict(),
+            "learner": learned,
             "rows": self.rows,
             "losses": losses,
             "seconds": seconds,
@@ -205,44 +209,43 @@ class Training:
         self._log.rows(self.rows)
 
     def _metrics(self) -> dict[str, float]:
-        """Validation metrics of the subnets that are watched, shared out among workers."""
-        space = self.work.space
-        watched = {"": None} if self.job.arch else {"largest/": space.largest, "smallest/": space.smallest}
-        mine = {
-            f"{name}{metric}": value
-            for name, arch in itertools.islice(watched.items(), self.worker.rank, None, self.worker.world)
-            for metric, value in self._score(arch).items()
+        """Validation metrics of the subnets that are watched."""
+        space, network = self.work.space, self.learner.averaged()
+        if self.job.arch is not None:
+            assert isinstance(network, Subnet)
+            return self._score(network)
+        return {
+            f"{name}/{metric}": value
+            for name, arch in (("largest", space.largest), ("smallest", space.smallest))
+            for metric, value in self._score(self._extracted(network, arch)).items()
         }
-        parts: list[Any] = [mine] * self.worker.world
-        if self.worker.world > 1:
-            dist.all_gather_object(parts, mine)
-        return {metric: value for part in parts for metric, value in part.items()}
 
-    def _score(self, arch: Mapping[str, Value] | None) -> dict[str, float]:
-        network, space = self.learner.average, self.work.space
-        if arch is not None:
-            network = extract(network, arch, space.example(arch, device=self.worker.device))
-        assert isinstance(network, Subnet)
-        return score(
-            network,
-            space,
-            self.work.data.validation,
-            batch_size=_EVALUATION_BATCH,
-            calibration=self._calibration(network),
-            limit=self.work.validation_examples,
-        )
+    def _extracted(self, network: nn.Module, arch: Mapping[str, Value]) -> Subnet:
+        return extract(network, arch, self.work.space.example(arch, device=self.worker.device), share=True)
+
+    def _score(self, subnet: Subnet) -> dict[str, float]:
+        """Exact metrics over the split, of which every worker scores each ``world``-th batch."""
+        worker, split = self.worker, self.work.data.validation
+        batches = split.batches(_EVALUATION_BATCH, limit=self.work.validation_examples)
+        mine = itertools.islice(batches, worker.rank, None, worker.world)
+        rows = score_rows(subnet, self.work.space, mine, calibration=self._calibration(subnet))
+        parts: list[Any] = [rows] * worker.world
+        if worker.world > 1:
+            dist.all_gather_object(parts, rows)
+        return self.work.space.task.metrics(torch.cat([part for part in parts if len(part)]))
 
     def _calibration(self, subnet: Subnet) -> list[tuple[torch.Tensor, ...]]:
         """Training inputs that renew batch-norm statistics; none where there is no batch norm."""
-        if not any(isinstance(module, _BatchNorm) for module in subnet.modules()):
+        if not has_batch_norm(subnet):
             return []
         stream = self.work.data.train.stream(_EVALUATION_BATCH, seed=0)
         return [batch.inputs for batch in itertools.islice(stream, _CALIBRATION_BATCHES)]
 
     def _finish(self) -> None:
         """Write the weights, then the result that says they are complete."""
+        network = self.learner.averaged()
         if self.worker.rank == 0:
-            content = safetensors.torch.save(_tensors(self._final()))
+            content = safetensors.torch.save(_tensors(self._final(network)))
             write_bytes(f"{self.job.folder}/{WEIGHTS}", content)
             result = {
                 "identity": self.job.identity,
@@ -252,12 +255,10 @@ class Training:
             }
             write_bytes(f"{self.job.folder}/{RESULT}", json.dumps(result, indent=1).encode())
 
-    def _final(self) -> nn.Module:
-        network = self.learner.average
+    def _final(self, network: nn.Module) -> nn.Module:
         if not isinstance(network, Subnet):
             return network
-        batches = [fit(inputs, self.work.space, network.arch) for inputs in self._calibration(network)]
-        return recalibrated(network, [_to(inputs, self.worker.device) for inputs in batches]).network
+        return calibrated(network, self.work.space, self._calibration(network)).network
 
 
 def initial_network(space: SearchSpace, job: Job) -> nn.Module:

@@ -1,16 +1,17 @@
-"""What a data set is: batches, splits, and the three splits with what is known of them."""
+"""What a data set is: batches, splits, and the three splits with what is known of their examples."""
 
 from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from manynet.data.clicks.features import Features
 from manynet.errors import ManynetError
 
 
@@ -22,8 +23,9 @@ class Batch(NamedTuple):
     """Examples that are processed together.
 
     Attributes:
-        inputs: what the network is called with; of images one float32 tensor `(B, C, H, W)`, normalised.
-        targets: what it should answer; of classification int64 `(B,)`.
+        inputs: what the network is called with; of images one float32 tensor `(B, C, H, W)`, normalised; of
+            click-through data float32 `(B, dense_width)` and int64 `(B, ids_width)`.
+        targets: what it should answer; of images int64 `(B,)`, of click-through data float32 `(B,)`.
     """
 
     inputs: tuple[Tensor, ...]
@@ -72,6 +74,33 @@ class Split(ABC):
 
 
 @dataclass(frozen=True)
+class Images:
+    """What the examples of a data set of images have in common.
+
+    Attributes:
+        classes: 1 + the largest label.
+        channels: 1 (grey) or 3 (RGB), after conversion.
+        mean: of each channel over the training split, in 0..1.
+        std: as `mean`.
+    """
+
+    classes: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def preprocessing(self) -> dict[str, Any]:
+        """How a network's input is made from an image."""
+        return {
+            "channels": self.channels,
+            "scale": "pixels from 0 to 1",
+            "mean": self.mean,
+            "std": self.std,
+            "resize": "bilinear with antialiasing, to the input's height and width",
+        }
+
+
+@dataclass(frozen=True)
 class Data:
     """A data set in three splits.
 
@@ -81,10 +110,8 @@ class Data:
         train: what weights are trained on.
         validation: what a search scores on.
         test: what finalists are scored on, once.
-        classes: 1 + the largest label.
-        channels: 1 (grey) or 3 (RGB), after conversion.
-        mean: of each channel over the training split, in 0..1.
-        std: as `mean`.
+        features: what its examples are.
+        conversion: of click-through data, how raw values became `features`.
     """
 
     name: str
@@ -92,10 +119,15 @@ class Data:
     train: Split
     validation: Split
     test: Split
-    classes: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    features: Images | Features
+    conversion: Mapping[str, Any] = field(default_factory=dict)
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What whoever feeds an exported network must do, as JSON can hold it."""
+        if isinstance(self.features, Images):
+            return self.features.preprocessing()
+        tables = {one.name: {"rows": one.rows, "values": one.values} for one in self.features.categorical}
+        return {"dense": list(self.features.dense), "categorical": tables, **self.conversion}
 
 
 def generator(purpose: str, *numbers: int) -> np.random.Generator:

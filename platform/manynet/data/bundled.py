@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from manynet.data.base import Data
+from manynet.data.flights import flights, flights_by_time
 from manynet.data.memory import in_memory
 from manynet.data.pixels import ImageShape, conform
 from manynet.data.splitting import split
 
-__all__ = ["digits"]
+__all__ = ["digits", "flights", "flights_by_time"]
 
 
 def digits(*, channels: int | None = None, seed: int = 0) -> Data:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 from manynet.data import bundled
 from manynet.data.base import Data, DataError
+from manynet.data.clicks.loading import load_clicks
+from manynet.data.clicks.schema import is_finished
 from manynet.data.idx import load_idx
 from manynet.data.images import load_images
 from manynet.data.parquet import load_parquet
+from manynet.storage import StorageError
 
 MEMORY = 2**30
 
@@ -21,17 +26,20 @@ def load(
 ) -> Data:
     """Load a data set by name or address.
 
+    Click-through data are "flights", "flights_by_time" and a `parquet:ADDRESS` that holds `schema.json`, as
+    conversion writes it; everything else is images, for which alone `channels` and `image_size` are.
+
     Images of one common size stay at it, unless a side is longer than `image_size`. Others are scaled to
     cover a square of side `image_size` (by default the median of their shorter sides, at most 256) and cut
     to its centre.
 
     Args:
-        spec: "digits", `idx:PATH`, `images:PATH` or `parquet:ADDRESS`.
+        spec: "digits", "flights", "flights_by_time", `idx:PATH`, `images:PATH` or `parquet:ADDRESS`.
         channels: 1 (grey) or 3 (RGB) to convert to; None keeps what the images have.
         image_size: largest side in pixels, and the side of images that differ in size.
         seed: of the splits that the data set does not name itself.
-        memory: bytes that decoded images may take; larger sets of `images:` and `parquet:` are streamed by
-            Ray Data.
+        memory: bytes that decoded examples may take; larger sets of `images:` and `parquet:` are read while
+            they are used.
 
     Raises:
         DataError: for an unknown name, an address with no data, or data that is damaged.
@@ -46,11 +54,22 @@ def load(
     if kind == "images" and path:
         return load_images(spec, path, channels=channels, image_size=image_size, seed=seed, memory=memory)
     if kind == "parquet" and path:
+        if _is_clicks(address := os.path.expanduser(path)):
+            return load_clicks(spec, address, memory)
         return load_parquet(spec, path, channels=channels, image_size=image_size, seed=seed, memory=memory)
     if spec not in bundled.__all__:
         names = ", ".join(bundled.__all__)
         raise DataError(
             f"data must be one of ({names}) or idx:PATH, images:PATH, parquet:ADDRESS, but got {spec!r}"
         )
-    data: Data = getattr(bundled, spec)(channels=channels, seed=seed)
+    if spec == "digits":
+        return bundled.digits(channels=channels, seed=seed)
+    data: Data = getattr(bundled, spec)(seed=seed)
     return data
+
+
+def _is_clicks(address: str) -> bool:
+    try:
+        return is_finished(address)
+    except (StorageError, OSError):
+        return False  # reading it as images says what is wrong

@@ -1,4 +1,4 @@
-"""Splits that are held in memory as uint8."""
+"""Splits of images that are held in memory as uint8."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from manynet.data.base import Batch, Data, Split, generator
+from manynet.data.base import Batch, Data, Images, Split, generator
 from manynet.data.order import Rows, check_batches, check_share, regroup, share
 from manynet.data.pixels import Pixels
 from manynet.data.splitting import Parts
@@ -107,8 +107,5 @@ def in_memory(name: str, images: Pixels, labels: NDArray[np.int64], parts: Parts
         train=train,
         validation=validation,
         test=test,
-        classes=int(labels.max()) + 1,
-        channels=images.shape[1],
-        mean=normalisation.mean,
-        std=normalisation.std,
+        features=Images(int(labels.max()) + 1, images.shape[1], normalisation.mean, normalisation.std),
     )

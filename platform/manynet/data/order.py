@@ -63,6 +63,15 @@ def share(
                 yield mine
 
 
+def first(order: Iterable[Rows], limit: int) -> Iterator[Rows]:
+    """The first `limit` rows of an order."""
+    for rows in order:
+        if limit <= 0:
+            return
+        yield rows[:limit]
+        limit -= len(rows)
+
+
 def regroup(pieces: Iterable[tuple[NDArray[np.generic], ...]], size: int) -> Iterator[tuple[np.ndarray, ...]]:
     """Cut arrays that arrive in pieces of any length into pieces of `size`; the last may be shorter."""
     held: list[tuple[np.ndarray, ...]] = []

@@ -1,4 +1,4 @@
-"""Where Parquet files of images are, what they hold, and how to read some of it."""
+"""Where Parquet files are, what they hold, and how to read some of it."""
 
 from __future__ import annotations
 
@@ -21,24 +21,20 @@ from manynet.data.pixels import Pixels
 
 
 @dataclass(frozen=True, eq=False)
-class Files:
-    """Parquet files of one data set.
+class RowGroups:
+    """Parquet files whose rows are counted through all of them. Pickles.
 
     Attributes:
         system: the filesystem they are on.
         root: address of the folder, in the filesystem's own spelling.
         paths: sorted, in the filesystem's own spelling.
         groups: rows of each row group of each file.
-        encoded: bytes of all images as they are stored, uncompressed by Parquet.
-        columns: the names that matter.
     """
 
     system: pa.fs.FileSystem
     root: str
     paths: list[str]
     groups: list[list[int]]
-    encoded: int
-    columns: Columns
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -59,44 +55,69 @@ class Files:
     def columns_of(self, file: int, names: list[str]) -> pa.Table:
         """Read whole columns of one file."""
         with open_parquet(self.system, self.paths[file]) as opened:
-            return _read(self.paths[file], lambda: opened.read(columns=names))
+            return read_parquet(self.paths[file], lambda: opened.read(columns=names))
 
-    def images(self, group: int) -> list[memoryview] | Pixels:
-        """Encoded images, or pixels `(N, H, W, C)`, of a row group counted through all files."""
+    def file_of(self, group: int) -> tuple[int, int]:
+        """Which file a row group, counted through all files, is in, and its number there."""
         file, inside = 0, group
         while inside >= len(self.groups[file]):
             inside -= len(self.groups[file])
             file += 1
+        return file, inside
+
+
+@dataclass(frozen=True, eq=False)
+class Files(RowGroups):
+    """Parquet files of images.
+
+    Attributes:
+        encoded: bytes of all images as they are stored, uncompressed by Parquet.
+        columns: the names that matter.
+    """
+
+    encoded: int
+    columns: Columns
+
+    def images(self, group: int) -> list[memoryview] | Pixels:
+        """Encoded images, or pixels `(N, H, W, C)`, of a row group counted through all files."""
+        file, inside = self.file_of(group)
         path = self.paths[file]
         with open_parquet(self.system, path) as opened:
-            table = _read(path, lambda: opened.read_row_group(inside, columns=[self.columns.image]))
+            table = read_parquet(path, lambda: opened.read_row_group(inside, columns=[self.columns.image]))
         return images_of(table.column(self.columns.image), path)
 
 
-def _read(path: str, read: Callable[[], pa.Table]) -> pa.Table:
+def read_parquet(path: str, read: Callable[[], pa.Table]) -> pa.Table:
+    """What `read` gives of the file at `path`.
+
+    Raises:
+        DataError: if it cannot be read, naming it.
+    """
     try:
         return read()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"Parquet files must be readable, but {path} is not: {_line(error)}") from None
 
 
-def open_parquet(system: pa.fs.FileSystem, path: str) -> pq.ParquetFile:
-    """Read a file's footer.
+def open_parquet(
+    system: pa.fs.FileSystem, path: str, metadata: pq.FileMetaData | None = None
+) -> pq.ParquetFile:
+    """Open a file, and read its footer unless that is known.
 
     Raises:
         DataError: if it is no Parquet file.
     """
     try:
-        return pq.ParquetFile(system.open_input_file(path))
+        return pq.ParquetFile(system.open_input_file(path), metadata=metadata)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"Parquet files must be readable, but {path} is not: {_line(error)}") from None
 
 
-def find_files(address: str) -> Files:
-    """List the files of an address, and read their footers.
+def list_parquet(address: str) -> tuple[pa.fs.FileSystem, str, list[str]]:
+    """The filesystem of an address, its path there, and the sorted paths of its Parquet files.
 
     Raises:
-        DataError: if there is nothing there, or the columns are not images and labels.
+        DataError: if there is none.
     """
     try:
         system, root = pa.fs.FileSystem.from_uri(address) if "://" in address else _local(address)
@@ -111,6 +132,16 @@ def find_files(address: str) -> Files:
     )
     if not paths:
         raise DataError(f"parquet:ADDRESS must hold .parquet files, but {address!r} holds none")
+    return system, root, paths
+
+
+def find_files(address: str) -> Files:
+    """List the files of an address, and read their footers.
+
+    Raises:
+        DataError: if there is nothing there, or the columns are not images and labels.
+    """
+    system, root, paths = list_parquet(address)
     columns = None
     groups, encoded = [], 0
     for path in paths:
@@ -120,10 +151,15 @@ def find_files(address: str) -> Files:
                 raise DataError(
                     f"all files must have the columns of {paths[0]}, but {path} has {tuple(found)}"
                 )
-            groups.append([file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)])
+            groups.append(group_rows(file.metadata))
             encoded += _image_bytes(file.metadata, columns.image)
     assert columns is not None
     return Files(system, root, paths, groups, encoded, columns)
+
+
+def group_rows(metadata: pq.FileMetaData) -> list[int]:
+    """Rows of each row group of a file."""
+    return [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
 
 
 def _local(address: str) -> tuple[pa.fs.FileSystem, str]:

@@ -1,4 +1,4 @@
-"""Splits too large for memory: read and decoded by Ray Data, in the order training asks for."""
+"""Splits of images too large for memory: read and decoded by Ray Data, in the order training asks for."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manynet.data.base import Batch, Data, DataError, Split, generator
+from manynet.data.base import Batch, Data, DataError, Images, Split, generator
 from manynet.data.memory import Normalisation
-from manynet.data.order import Rows, check_batches, check_share, regroup, share
+from manynet.data.order import Rows, check_batches, check_share, first, regroup, share
 from manynet.data.pixels import ImageShape
 from manynet.data.splitting import Parts
 
@@ -86,7 +86,7 @@ class StreamedSplit(Split):
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         check_batches(size, limit)
-        order = _first(self.source.order(self.rows), limit or len(self))
+        order = first(self.source.order(self.rows), limit or len(self))
         return self._read(order, size, EVALUATORS)
 
     def stream(
@@ -105,14 +105,6 @@ class StreamedSplit(Split):
         for images, labels in regroup(pieces, size):
             # Ray's arrays may be read-only, and regrouping hands out views.
             yield self.normalisation.batch(images.copy(), labels.copy())
-
-
-def _first(order: Iterator[Rows], limit: int) -> Iterator[Rows]:
-    for rows in order:
-        if limit <= 0:
-            return
-        yield rows[:limit]
-        limit -= len(rows)
 
 
 def _legs(order: Iterator[Rows]) -> Iterator[list[Rows]]:
@@ -179,8 +171,7 @@ def streamed(name: str, source: Source, parts: Parts, seed: int) -> Data:
         train=train,
         validation=validation,
         test=test,
-        classes=int(source.labels.max()) + 1,
-        channels=source.shape.channels,
-        mean=normalisation.mean,
-        std=normalisation.std,
+        features=Images(
+            int(source.labels.max()) + 1, source.shape.channels, normalisation.mean, normalisation.std
+        ),
     )

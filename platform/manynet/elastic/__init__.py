@@ -7,6 +7,8 @@ from manynet.elastic.embedding import Parameter, PatchEmbedding, PositionEmbeddi
 from manynet.elastic.layer import ChoiceError, Elastic
 from manynet.elastic.linear import Linear
 from manynet.elastic.norm import BatchNorm2d, LayerNorm
+from manynet.elastic.slices import Slices
+from manynet.elastic.tables import EmbeddingTables, Table
 
 __all__ = [
     "Attention",
@@ -14,11 +16,14 @@ __all__ = [
     "ChoiceError",
     "Conv2d",
     "Elastic",
+    "EmbeddingTables",
     "LayerNorm",
     "Linear",
     "Parameter",
     "PatchEmbedding",
     "PositionEmbedding",
+    "Slices",
+    "Table",
     "choose",
     "repeat",
     "scaled_dot_product_attention",

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from manynet.elastic.layer import chosen
 from manynet.elastic.linear import Linear
 from manynet.elastic.recorder import recording
+from manynet.elastic.small_heads import is_small, small_head_attention
 
 
 def scaled_dot_product_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -50,11 +51,16 @@ class Attention(nn.Module):
             ChoiceError: for more heads or a larger width than there is.
         """
         count = chosen(heads, self.heads, "heads")
-        batch, tokens, channels = x.shape
         qkv = self.qkv(x, out_features=count * 3 * self.head_dim, in_features=width)
+        output: torch.Tensor = self.proj(self._mixed(qkv, count), out_features=x.shape[-1])
+        return output
+
+    def _mixed(self, qkv: torch.Tensor, count: int) -> torch.Tensor:
+        """Values ``(B, N, count * head_dim)``, mixed by each head's own attention."""
+        batch, tokens, width = qkv.shape
+        if is_small(qkv, self.head_dim):
+            rows = qkv.transpose(1, 2).reshape(batch * count, -1, tokens)
+            return small_head_attention(rows).view(batch, -1, tokens).transpose(1, 2).contiguous()
         query, key, value = qkv.view(batch, tokens, count, 3, self.head_dim).permute(3, 0, 2, 1, 4).unbind(0)
         mixed = scaled_dot_product_attention(query, key, value)
-        output: torch.Tensor = self.proj(
-            mixed.transpose(1, 2).reshape(batch, tokens, -1), out_features=channels
-        )
-        return output
+        return mixed.transpose(1, 2).reshape(batch, tokens, width // 3)

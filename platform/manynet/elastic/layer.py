@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from manynet.elastic.recorder import Use, recording
+from manynet.elastic.slices import slicing
 from manynet.errors import ManynetError
 
 
@@ -44,10 +45,14 @@ def input_size(choice: int | None, x: torch.Tensor, dim: int, largest: int, name
 
 def leading(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     """The leading ``sizes`` of a tensor's first dimensions: a view, or the tensor itself when nothing is cut."""
+    part = tensor
     for dim, size in enumerate(sizes):
-        if tensor.shape[dim] != size:
-            tensor = tensor.narrow(dim, 0, size)
-    return tensor
+        if part.shape[dim] != size:
+            part = part.narrow(dim, 0, size)
+    slices = slicing()
+    if slices is None or part is tensor or not tensor.requires_grad or not tensor.is_leaf:
+        return part
+    return slices.leaf(tensor, part)
 
 
 class Elastic(nn.Module):

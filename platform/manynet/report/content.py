@@ -29,13 +29,15 @@ class ReportContent:
     Attributes:
         title: name of the study.
         objectives: what was searched for; the first is every plot's vertical axis.
+        metric: the task's main metric; higher is better.
         records: evaluations, in the order they were made.
         conditions: the search's constraints: only records that meet them can be on the front.
         finalists: records of fine-tuned winners.
-        anchors: (shared, alone) accuracy of every architecture that was also trained alone.
+        anchors: (shared, alone) ``metric`` of every architecture that was also trained alone.
         ranking: what the anchors say.
         curves: rows of training: ``step`` and any of ``loss``, ``learning_rate``, ``largest/accuracy``, ...
-        baseline: name and test accuracy of a simple model, e.g. ``("logistic regression", 0.96)``.
+        baseline: name and ``metric`` on the test split of a simple model, e.g.
+            ``("logistic regression", 0.96)``.
         links: for a finalist's key, paths of its files relative to the report.
         facts: further lines of the heading, e.g. ``{"space": "vit-tiny", "data": "digits"}``.
 
@@ -45,6 +47,7 @@ class ReportContent:
 
     title: str
     objectives: Sequence[Objective]
+    metric: str
     records: Sequence[Record] = ()
     conditions: Sequence[Condition] = ()
     finalists: Sequence[Record] = ()
@@ -96,9 +99,9 @@ class ReportContent:
 
     @property
     def colour(self) -> str:
-        """The column that colours architectures: accuracy, or the first objective where there is none."""
-        known = any("accuracy" in record.metrics for record in self.records)
-        return "accuracy" if known else self.objectives[0].column
+        """The column that colours architectures: the metric, or the first objective where there is none."""
+        known = any(self.metric in record.metrics for record in self.records)
+        return self.metric if known else self.objectives[0].column
 
     @property
     def metrics(self) -> list[str]:
@@ -114,11 +117,16 @@ def measurement(record: Record, column: str) -> Mapping[str, Any]:
     return next((one for one in record.measurements if one.get("device") == device), {})
 
 
+def is_percentage(column: str) -> bool:
+    """Whether people read a column's values as percentages."""
+    return column.endswith("accuracy")
+
+
 def show(column: str, value: float | None) -> str:
     """A column's value for people, with its unit."""
     if value is None or np.isnan(value):
         return "–"
-    if column.endswith("accuracy"):
+    if is_percentage(column):
         return f"{value:.2%}"
     if column.startswith(LATENCY):
         return f"{value:.3g} ms"

@@ -14,7 +14,7 @@ from manynet.conditions import LATENCY, Objective
 from manynet.ledger import Record
 from manynet.pareto import front as non_dominated
 from manynet.ranking import RankingQuality
-from manynet.report.content import ReportContent, measurement, show
+from manynet.report.content import ReportContent, is_percentage, measurement, show
 
 INK, MUTED, FAINT, GRID = "#1f2937", "#8a94a6", "#cbd2dc", "#e8ebf0"
 OUTSIDE = "#b4bccb"
@@ -128,8 +128,8 @@ def training(curves: Sequence[Mapping[str, float]]) -> go.Figure:
     """Loss, scores of the largest and the smallest subnet, and learning rate against the step."""
     names = [name for name in dict.fromkeys(name for row in curves for name in row) if name != "step"]
     panels = {
-        "loss": [name for name in names if name.split("/")[-1] == "loss"],
-        "validation": [name for name in names if "/" in name and not name.endswith("/loss")],
+        "loss": [name for name in names if name.endswith("loss")],
+        "validation": [name for name in names if "/" in name and not name.endswith("loss")],
         "learning rate": [name for name in names if name == "learning_rate"],
     }
     panels = {title: members for title, members in panels.items() if members}
@@ -144,15 +144,16 @@ def training(curves: Sequence[Mapping[str, float]]) -> go.Figure:
                 line={"color": colour, "width": 2}, marker={"size": 5},
             )  # fmt: skip
             figure.add_trace(trace, row=1, col=place)
-        every = all(name.endswith("accuracy") for name in members)
+        every = all(map(is_percentage, members))
         figure.update_yaxes(tickformat=".0%" if every else None, row=1, col=place)
         figure.update_xaxes(title_text="step", row=1, col=place)
     figure.update_layout(**layout(380, legend=True, titles=True))
     return figure
 
 
-def ranking(anchors: Sequence[tuple[float, float]], quality: RankingQuality | None) -> go.Figure:
-    """Accuracy with shared weights against accuracy trained alone."""
+def ranking(anchors: Sequence[tuple[float, float]], quality: RankingQuality | None, metric: str) -> go.Figure:
+    """The metric with shared weights against the metric trained alone."""
+    form, ticks = (".2%", ".1%") if is_percentage(metric) else (".4f", None)
     shared, alone = zip(*anchors, strict=True)
     figure = go.Figure()
     figure.add_scatter(
@@ -160,18 +161,17 @@ def ranking(anchors: Sequence[tuple[float, float]], quality: RankingQuality | No
         y=alone,
         mode="markers",
         marker={"color": FRONT, "size": 10, "line": {"color": "white", "width": 1}},
-        hovertemplate="shared %{x:.2%}<br>alone %{y:.2%}<extra></extra>",
+        hovertemplate=f"shared %{{x:{form}}}<br>alone %{{y:{form}}}<extra></extra>",
     )
     if quality is not None:
         figure.add_annotation(
             text=escape(str(quality)), x=0.02, y=0.98, xref="paper", yref="paper", showarrow=False,
             xanchor="left", yanchor="top", bgcolor="rgba(255,255,255,0.85)", font={"size": 13, "color": INK},
         )  # fmt: skip
-    axis = {"tickformat": ".1%"}
     figure.update_layout(
         **layout(360),
-        xaxis={"title": "accuracy with shared weights", **axis},
-        yaxis={"title": "accuracy trained alone", **axis},
+        xaxis={"title": f"{escape(metric)} with shared weights", "tickformat": ticks},
+        yaxis={"title": f"{escape(metric)} trained alone", "tickformat": ticks},
     )
     return figure
 
@@ -243,7 +243,7 @@ def _axis(column: str, records: Sequence[Record]) -> dict[str, Any]:
     unit = " (ms)" if column.startswith(LATENCY) else ""
     axis: dict[str, Any] = {"title": {"text": escape(column) + unit}}
     values = [record.metrics[column] for record in records if column in record.metrics]
-    if column.endswith("accuracy"):
+    if is_percentage(column):
         axis["tickformat"] = ".1%" if values and np.ptp(values) < 0.1 else ".0%"
     elif values and min(values) > 0 and max(values) / min(values) > LOG_RATIO:
         axis["type"] = "log"

@@ -98,16 +98,15 @@ def _summary(content: ReportContent) -> str:
         cards.append((f"best {objective.column}", show(objective.column, best), "shared weights"))
     if content.front and len(content.objectives) > 1:
         cards.append(("hypervolume", f"{content.curve[-1]:.3f}", "of the box seen"))
-    tested = [
-        record.metrics["test_accuracy"] for record in content.finalists if "test_accuracy" in record.metrics
-    ]
+    metric = content.metric
+    tested = [one.metrics[f"test_{metric}"] for one in content.finalists if f"test_{metric}" in one.metrics]
     if tested:
         cards.append(
-            ("best test accuracy", show("accuracy", max(tested)), f"{len(content.finalists)} finalists")
+            (f"best test {metric}", show(metric, max(tested)), f"{len(content.finalists)} finalists")
         )
     if content.baseline:
-        name, accuracy = content.baseline
-        cards.append((name, show("accuracy", accuracy), "test accuracy, baseline"))
+        name, value = content.baseline
+        cards.append((name, show(metric, value), f"test {metric}, baseline"))
     if content.ranking:
         interval = f"Kendall tau, 95% {content.ranking.low:.2f} to {content.ranking.high:.2f}"
         cards.append(("ranking quality", f"{content.ranking.tau:.2f}", interval))
@@ -176,7 +175,7 @@ def _ranking(content: ReportContent) -> Section:
     if not content.anchors:
         why = "No anchor was trained alone, so how far the shared-weight ranking can be trusted is unknown."
         return Section("ranking", title, "", _empty(why))
-    plot = _plot(figures.ranking(content.anchors, content.ranking), "ranking")
+    plot = _plot(figures.ranking(content.anchors, content.ranking, content.metric), "ranking")
     if content.ranking is None:
         return Section("ranking", title, "Too few anchors for Kendall's tau.", plot)
     mark = "good" if content.ranking.carries_search else "bad"
@@ -200,7 +199,8 @@ def _finalists(content: ReportContent) -> Section:
 
 def _table(content: ReportContent, records: Sequence[Record], links: Mapping[str, Sequence[str]]) -> str:
     known = dict.fromkeys(column for record in records for column in record.metrics)
-    leading = [column for column in ("accuracy", "test_accuracy", "parameters", "macs") if column in known]
+    wanted = (content.metric, f"test_{content.metric}", "parameters", "macs")
+    leading = [column for column in wanted if column in known]
     asked = [one.column for one in content.objectives if one.column in known and one.column not in leading]
     columns = list(dict.fromkeys([*leading, *asked, *(name for name in known if name.startswith(LATENCY))]))
     cells: list[tuple[str, Callable[[Record], str]]] = [("architecture", _architecture)]

@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from manynet.conditions import LATENCY
-from manynet.report.content import ReportContent
+from manynet.report.content import ReportContent, is_percentage
 from manynet.report.figures import INK, layout
 
 TICKED = 8
@@ -26,7 +26,7 @@ def parallel(content: ReportContent) -> go.Figure:
     dimensions = [_dimension(name, column) for name, column in [*metrics, *varied]]
     colours = [record.metrics.get(content.colour, math.nan) for record in content.records]
     bar = {"title": {"text": escape(content.colour)}, "thickness": 12, "outlinewidth": 0}
-    if content.colour.endswith("accuracy"):
+    if is_percentage(content.colour):
         bar["tickformat"] = ".0%"
     figure = go.Figure(
         go.Parcoords(
@@ -50,7 +50,7 @@ def _dimension(name: str, column: Sequence[Any]) -> dict[str, Any]:
     label = escape(title if len(title) <= LABEL else f"{title[: LABEL - 1]}…")
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in column)
     if numeric and len(set(column)) > TICKED:
-        style = {"tickformat": ".0%"} if name.endswith("accuracy") else {}
+        style = {"tickformat": ".0%"} if is_percentage(name) else {}
         return {"label": label, "values": column, **style}
     if numeric:
         return {"label": label, "values": column, "tickvals": sorted(set(column))}

@@ -1,0 +1,120 @@
+"""Single-operator any-connection training, and the strategies it was compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast, final, get_args
+
+import numpy as np
+import torch
+from ray.tune.search.sample import Categorical
+from torch import nn
+
+from manynet.data import Batch
+from manynet.evaluation import fit
+from manynet.space import SearchSpace
+from manynet.strategy import Step, Strategy, TrainingError
+
+Count = Literal["single", "any"]
+_MOST = 4
+
+
+@final
+@dataclass(frozen=True)
+class AnyConnection(Strategy):
+    """Trains one subnet a step; early on, often one with every operator and connection (arXiv 2207.07187).
+
+    For spaces whose blocks choose operators and sources: keys ``<block>.<...>_operator``, and ``..._from``,
+    ``left`` and ``right``, whose values may name several joined by ``+``. The defaults are the strategy that
+    the authors found best; ``connections="single"`` and ``operators="any"`` are those they compared it with.
+
+    Args:
+        operators: ``single`` is one dense and one sparse operator a block, ``any`` is any number of each,
+            their outputs added.
+        connections: ``any`` is the space's own prior, ``single`` is one source a connection.
+        warmup: share of the steps over which the probability of a full path falls from 1 to 0. It is drawn
+            once for the connections of all blocks, and for each block for its operators and sizes.
+    """
+
+    operators: Count = "single"
+    connections: Count = "any"
+    warmup: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("operators", "connections"):
+            if getattr(self, name) not in get_args(Count):
+                raise ValueError(
+                    f"{name} must be one of ({', '.join(get_args(Count))}), but got {getattr(self, name)!r}"
+                )
+        if isinstance(self.warmup, bool) or not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup must be from 0 to 1, but got {self.warmup!r}")
+
+    def start(self, space: SearchSpace, device: torch.device) -> None:
+        if not any(_is_connection(key) for key in space.domains):
+            raise TrainingError(
+                "AnyConnection trains spaces whose blocks choose their sources (keys ..._from), "
+                f"but {space.name!r} has none"
+            )
+
+    def backward(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
+        arch = self.draw(step)
+        with step.autocast():
+            outputs = network(*fit(batch.inputs, step.space, arch), arch=arch)
+            loss = step.space.task.loss(outputs, batch.targets, step.label_smoothing)
+        torch.autograd.backward(loss)
+        return {"loss": loss.detach()}
+
+    def draw(self, step: Step) -> dict[str, Any]:
+        """The architecture of a step; full paths and several operators go beyond the space's own options."""
+        space, rng = step.space, step.random
+        arch: dict[str, Any] = dict(space.draw(rng))
+        for key, value in arch.items():
+            if self.connections == "single" and _is_connection(key):
+                arch[key] = str(rng.choice(value.split("+")))
+            if self.operators == "any" and _is_operator(key):
+                arch[key] = _some(_options(space, key), rng)
+        return self._warmed_up(arch, step)
+
+    def _warmed_up(self, arch: dict[str, Any], step: Step) -> dict[str, Any]:
+        steps = self.warmup * step.total
+        probability = 1 - step.number / steps if step.number < steps else 0.0
+        blocks = dict.fromkeys(_block(key) for key in arch)
+        connections = step.random.random() < probability
+        full = {block: step.random.random() < probability for block in blocks}
+        return {
+            key: _all(step.space, key)
+            if (connections if _is_connection(key) else full[_block(key)])
+            else value
+            for key, value in arch.items()
+        }
+
+
+def _all(space: SearchSpace, key: str) -> Any:
+    """Every operator, every source, the largest size, each merger on."""
+    options = _options(space, key)
+    if _is_connection(key) or _is_operator(key):
+        return "+".join(option for option in options if "+" not in option)
+    return max(options)
+
+
+def _some(options: list[Any], rng: np.random.Generator) -> str:
+    """One and, with probability 1/2 each, up to three more of the options."""
+    count = 1 + rng.binomial(min(len(options), _MOST) - 1, 0.5)
+    chosen = rng.choice(len(options), size=count, replace=False)
+    return "+".join(options[index] for index in sorted(chosen.tolist()))
+
+
+def _options(space: SearchSpace, key: str) -> list[Any]:
+    return list(cast(Categorical, space.domains[key]).categories)
+
+
+def _block(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _is_connection(key: str) -> bool:
+    return key.endswith(("_from", ".left", ".right"))
+
+
+def _is_operator(key: str) -> bool:
+    return key.endswith("_operator")
