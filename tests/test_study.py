@@ -15,11 +15,11 @@ import torch
 from ray import tune
 
 import manynet as mn
+from manynet import reference
 from manynet.errors import ManynetError
 from manynet.experiment import read_experiment
 from manynet.ledger import Ledger
 from manynet.study import StudyError
-from search_spaces import vit
 
 ROOT = Path(__file__).parent.parent
 FAST: dict[str, Any] = {"batch_size": 32, "augment": "none", "learning_rate": 3e-3}
@@ -276,8 +276,12 @@ def test_a_killed_driver_loses_no_finished_evaluation(study: mn.Study, tmp_path:
 def test_every_presets_domains_run_in_a_stock_tuner(ray_cluster: None, tmp_path: Path) -> None:
     from ray.tune.search.optuna import OptunaSearch
 
-    for preset in ("tiny", "autoformer_t", "autoformer_s", "autoformer_b", "deit_scaling"):
-        found: mn.SearchSpace = getattr(vit, preset)
+    presets = [
+        f"vit:{name}" for name in ("tiny", "autoformer_t", "autoformer_s", "autoformer_b", "deit_scaling")
+    ]
+    presets += [f"nasrec:{name}" for name in ("tiny", "small", "full")]
+    for preset in presets:
+        found: mn.SearchSpace = reference.load(f"search_spaces.{preset}")
         for algorithm in (None, OptunaSearch(metric="macs", mode="min", seed=0)):
             results = tune.Tuner(
                 tune.with_resources(_macs_of(preset), {"cpu": 0.5}),
@@ -301,9 +305,9 @@ def test_every_presets_domains_run_in_a_stock_tuner(ray_cluster: None, tmp_path:
 def _macs_of(preset: str) -> Any:
     def evaluate(config: dict[str, Any]) -> dict[str, float]:
         import manynet as mn
-        from search_spaces import vit
+        from manynet import reference
 
-        space = getattr(vit, preset)
+        space = reference.load(f"search_spaces.{preset}")
         return {"macs": mn.cost(space, space.canonical(config)).macs}
 
     return evaluate

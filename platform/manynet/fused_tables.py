@@ -33,7 +33,7 @@ class FusedTables(nn.Module, ABC):
 
     def __init__(self, tables: EmbeddingTables) -> None:
         super().__init__()
-        self.dim = tables.dim
+        self.dim, self.device = tables.dim, tables.weights[0].device
         # TorchRec makes module names of table names, and those may hold no dot.
         self.tables = {f"table{number}": table for number, table in enumerate(tables.tables)}
 
@@ -65,13 +65,14 @@ class FusedTables(nn.Module, ABC):
         mine = {(name, kind): parts for name, kind, parts in self.parts()}
         for name, table in self.tables.items():
             for kind in ("weight", "sum"):
-                full = torch.zeros(table.rows, self.dim)
+                # On the device of the tables, where workers can add up.
+                full = torch.zeros(table.rows, self.dim, device=self.device)
                 for (row, column), values in mine.get((name, kind), ()):
-                    full[row : row + len(values), column : column + values.shape[1]] = values.cpu()
+                    full[row : row + len(values), column : column + values.shape[1]] = values
                 if not alone(group):
                     # Parts do not overlap, so their sum is the whole.
                     dist.all_reduce(full, group=group)
-                found[f"{name}.{kind}"] = full
+                found[f"{name}.{kind}"] = full.cpu()
         return found
 
     def load(self, whole: Mapping[str, torch.Tensor]) -> None:
@@ -124,7 +125,7 @@ class LocalTables(FusedTables):
             tables=_configs(self.tables, self.dim),
             optimizer_type=torch.optim.Adagrad,
             optimizer_kwargs={"lr": rate, "eps": ADAGRAD_EPS},
-            device=tables.weights[0].device,
+            device=self.device,
         )
         self._optimizer = self._collection.fused_optimizer()
 
@@ -155,7 +156,6 @@ class ShardedTables(FusedTables):
         from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
         super().__init__(tables)
-        device = tables.weights[0].device
         group = group or cast(dist.ProcessGroup, dist.group.WORLD)
         collection = EmbeddingBagCollection(
             tables=_configs(self.tables, self.dim), device=torch.device("meta")
@@ -165,13 +165,13 @@ class ShardedTables(FusedTables):
         # Replicated tables would have ordinary gradients, which only the fused kernels spare us.
         kinds = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
         constraints = {name: ParameterConstraints(sharding_types=kinds) for name in self.tables}
-        topology = Topology(world_size=dist.get_world_size(group), compute_device=device.type)
+        topology = Topology(world_size=dist.get_world_size(group), compute_device=self.device.type)
         planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
         sharders = [EmbeddingBagCollectionSharder()]
         self._model: Any = DistributedModelParallel(
             collection,
             env=ShardingEnv.from_process_group(group),
-            device=device,
+            device=self.device,
             plan=planner.collective_plan(collection, sharders, group),
             sharders=sharders,
             # There is nothing in it but tables: the dense part is averaged elsewhere.
