@@ -9,9 +9,13 @@ import ray
 import torch
 
 from manynet.elastic import ChoiceError, EmbeddingTables, Table
+from manynet.fitting import fit_together
 from manynet.fused_tables import fused
 from manynet.optimizers import ADAGRAD_EPS
+from manynet.settings import TrainSettings
 from manynet.strategy import TrainingError
+from manynet.training import train_supernet
+from search_spaces import nasrec
 
 TABLES = [Table("user.id", 40), Table("user", 7), Table("tags", 30, values=3)]
 
@@ -117,10 +121,14 @@ def test_two_workers_with_sharded_tables_learn_as_one(ray_cluster, tmp_path):
         assert torch.equal(first[f"table{number}.sum"], second[f"table{number}.sum"])
 
 
-def test_without_torchrec_one_line_says_what_to_install(monkeypatch):
+def test_without_torchrec_one_line_says_what_to_install(monkeypatch, tmp_path):
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchrec"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torchrec", None)
     with pytest.raises(TrainingError, match="needs TorchRec.*pip install torchrec") as raised:
         fused(EmbeddingTables(TABLES, 4), 0.1)
     assert "\n" not in str(raised.value)
+    settings = TrainSettings(strategy="trainers.any_connection:AnyConnection")
+    with pytest.raises(TrainingError, match="there is no torchrec"):
+        train_supernet(*fit_together(nasrec.tiny, "flights"), settings, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ backward passes moves the tables at each, and a step that is skipped for its gra
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,18 +100,27 @@ def fused(tables: EmbeddingTables, rate: float, group: dist.ProcessGroup | None 
     Raises:
         TrainingError: when TorchRec is not installed.
     """
+    check_installed()
     kind = LocalTables if alone(group) else ShardedTables
-    try:
-        with _quiet():
-            made = kind(tables, rate, group)
-    except ModuleNotFoundError as error:
-        raise TrainingError(
-            f"training embedding tables needs TorchRec, but there is no {error.name}: "
-            "pip install torchrec and the fbgemm-gpu build that fits your PyTorch, or run make install"
-        ) from None
+    with _quiet():
+        made = kind(tables, rate, group)
     weights = zip(made.tables, tables.weights, strict=True)
     made.load({f"{name}.weight": weight.detach() for name, weight in weights})
     return made
+
+
+def check_installed() -> None:
+    """Look whether tables can be trained, without the seconds that importing TorchRec takes.
+
+    Raises:
+        TrainingError: when TorchRec or its kernels are not installed.
+    """
+    missing = [name for name in ("torchrec", "fbgemm_gpu") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TrainingError(
+            f"training embedding tables needs TorchRec, but there is no {missing[0]}: "
+            "pip install torchrec and the fbgemm-gpu build that fits your PyTorch, or run make install"
+        )
 
 
 @final

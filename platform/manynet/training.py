@@ -23,8 +23,9 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from manynet import checkpoint, training_loop
-from manynet.data import Data
+from manynet.data import Data, Features
 from manynet.errors import ManynetError
+from manynet.fused_tables import check_installed
 from manynet.settings import TrainSettings
 from manynet.space import Architecture, SearchSpace
 from manynet.storage import read_json
@@ -157,6 +158,8 @@ def _train(
 ) -> list[Trained]:
     for job in jobs:
         check(job.settings, job.trains)
+    if isinstance(data.features, Features):
+        check_installed()
     missing = [job for job in jobs if result(job) is None]
     if missing:
         _check_checkpoints(missing, folder)
