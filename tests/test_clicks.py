@@ -77,7 +77,7 @@ def write_folder(
     for name, clicks in splits.items():
         (folder / name).mkdir(parents=True)
         cut = len(clicks) // 3
-        for part, some in enumerate((clicks[:cut], clicks[cut:])):
+        for part, some in enumerate(clicks.take(rows) for rows in np.split(np.arange(len(clicks)), [cut])):
             path = folder / name / f"part-{part:05}.parquet"
             pq.write_table(table_of(some, features), path, row_group_size=GROUP)
     positives = {name: int(clicks.labels.sum()) for name, clicks in splits.items()}

@@ -9,7 +9,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from manynet.elastic.slices import Slices
+from manynet.elastic.slices import apart
 
 _BUCKET_BYTES = 32 * 2**20
 Kind = tuple[torch.dtype, torch.device]
@@ -44,8 +44,7 @@ class Gradients:
         """Forget all gradients, then take those of the passes inside the ``with`` block."""
         for parameter in self.parameters:
             parameter.grad = None
-        slices = Slices() if self._sliced else None
-        with slices or nullcontext():
+        with apart() if self._sliced else nullcontext() as slices:
             yield
         found = {parameter: [parameter.grad] for parameter in self.parameters if parameter.grad is not None}
         known = {id(parameter): parameter for parameter in self.parameters}

@@ -38,6 +38,11 @@ def anchor_settings(settings: FinalistsSettings) -> TrainSettings:
     return winner_settings(settings).model_copy(update=budget)
 
 
+def training_protocol(settings: TrainSettings) -> str:
+    """What of a training decides its weights, in words: part of ledger keys."""
+    return settings.model_dump_json(exclude={"workers", "threads", "evaluate_every", "checkpoint_every"})
+
+
 @dataclass(frozen=True)
 class Handover:
     """Makes records of trained subnets.
@@ -119,7 +124,7 @@ class Handover:
 
     def _protocol(self, kind: Kind) -> str:
         settings = winner_settings(self.settings) if kind == "finalist" else anchor_settings(self.settings)
-        return settings.model_dump_json(exclude={"workers", "threads", "evaluate_every", "checkpoint_every"})
+        return training_protocol(settings)
 
     def _record(
         self,

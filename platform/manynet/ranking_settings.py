@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from manynet.experiment import ExperimentError, read_mapping
 from manynet.settings import SearchSettings, Settings, TrainSettings
@@ -40,8 +40,6 @@ class ScoreSettings(Settings):
 
 class RankSettings(Settings):
     """A comparison: where it lives, and what is compared on what."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     study: str = Field(description="folder of the comparison, or a filesystem address")
     data: str = Field(description="as in an experiment file")

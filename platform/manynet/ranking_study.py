@@ -21,6 +21,7 @@ from manynet.evaluation import score
 from manynet.evaluator import Provenance
 from manynet.experiment import ExperimentError
 from manynet.fitting import fit_together
+from manynet.handover import training_protocol
 from manynet.ledger import Ledger, Record, record_key
 from manynet.ranking import Correlation, RankingQuality, kendall, pearson
 from manynet.ranking_settings import RankSettings
@@ -135,9 +136,7 @@ class RankingStudy:
     def _alone(self, subject: Subject) -> list[float]:
         """What each anchor reaches alone, on the validation split."""
         logger.info("%s: %d anchors alone", subject.name, len(subject.anchors))
-        protocol = self.anchors.model_dump_json(
-            exclude={"workers", "threads", "evaluate_every", "checkpoint_every"}
-        )
+        protocol = training_protocol(self.anchors)
         keys = [
             record_key("anchor", subject.space.digest, "", arch, self.data.digest, protocol)
             for arch in subject.anchors

@@ -127,8 +127,7 @@ class NASRec(mn.Supernet):
         self.blocks = nn.ModuleList()
         widths, counts = {"0": dense}, {"0": len(tables)}
         for number in range(1, blocks + 1):
-            operators = (tuple(dense_operators), tuple(sparse_operators))
-            self.blocks.append(Block(widths, counts, limits, *operators, balanced))
+            self.blocks.append(Block(widths, counts, limits, dense_operators, sparse_operators, balanced))
             widths = {**widths, str(number): limits.width}
             counts = {**counts, str(number): limits.tokens, merged(str(number)): DenseToSparse.TOKENS}
         self.head = Head(limits)

@@ -107,27 +107,8 @@ class FullyConnected(DenseOperator):
         return F.relu(self.norm(self.project(inputs["dense_from"], width)))
 
 
-@final
-class Gating(DenseOperator):
-    """``LN(sigmoid(W_l x_l) * W_r x_r)``; normalised, because products of activations have no scale."""
-
-    reads = ("left", "right")
-
-    def __init__(self, dense: Sizes, tokens: Sizes, limits: Limits) -> None:
-        super().__init__()
-        self.left = PerSource(dense, limits.width)
-        self.right = PerSource(dense, limits.width)
-        self.norm = elastic.LayerNorm(limits.width)
-
-    def forward(self, width: int, inputs: Mapping[str, Sources]) -> torch.Tensor:
-        gate = torch.sigmoid(self.left(inputs["left"], width))
-        output: torch.Tensor = self.norm(gate * self.right(inputs["right"], width))
-        return output
-
-
-@final
-class Sum(DenseOperator):
-    """``LN(W_l x_l + W_r x_r)``."""
+class Pairwise(DenseOperator):
+    """A linear map of each of two connections, combined, then normalised."""
 
     reads = ("left", "right")
 
@@ -139,8 +120,28 @@ class Sum(DenseOperator):
 
     def forward(self, width: int, inputs: Mapping[str, Sources]) -> torch.Tensor:
         left, right = self.left(inputs["left"], width), self.right(inputs["right"], width)
-        output: torch.Tensor = self.norm(left + right)
+        output: torch.Tensor = self.norm(self.combined(left, right))
         return output
+
+    @abstractmethod
+    def combined(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """One activation ``(B, width)`` of two."""
+
+
+@final
+class Gating(Pairwise):
+    """``LN(sigmoid(W_l x_l) * W_r x_r)``; normalised, because products of activations have no scale."""
+
+    def combined(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(left) * right
+
+
+@final
+class Sum(Pairwise):
+    """``LN(W_l x_l + W_r x_r)``."""
+
+    def combined(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return left + right
 
 
 @final

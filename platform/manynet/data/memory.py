@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from manynet.data.base import Batch, Data, Images, Split, generator
-from manynet.data.order import Rows, check_batches, check_share, regroup, share
+from manynet.data.base import Batch, Data, Images
+from manynet.data.held import HeldSplit
+from manynet.data.order import Rows
 from manynet.data.pixels import Pixels
 from manynet.data.splitting import Parts
 
@@ -46,7 +46,7 @@ class Normalisation:
 
 
 @dataclass(frozen=True, eq=False)
-class MemorySplit(Split):
+class MemorySplit(HeldSplit):
     """Images in memory.
 
     Attributes:
@@ -63,23 +63,7 @@ class MemorySplit(Split):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
-        check_batches(size, limit)
-        end = min(len(self), limit or len(self))
-        return (self._batch(np.arange(at, min(at + size, end))) for at in range(0, end, size))
-
-    def stream(
-        self, size: int, *, seed: int, start: int = 0, rank: int = 0, world: int = 1
-    ) -> Iterator[Batch]:
-        check_share(size, start, rank, world)
-
-        def epoch(number: int) -> list[Rows]:
-            return [generator("epoch", seed, number).permutation(len(self))]
-
-        mine = share(epoch, len(self), size=size, start=start, rank=rank, world=world)
-        return (self._batch(rows) for (rows,) in regroup(((rows,) for rows in mine), size // world))
-
-    def _batch(self, rows: Rows) -> Batch:
+    def take(self, rows: Rows) -> Batch:
         # Indexing by rows copies, and so makes writable what Ray shares read-only.
         return self.normalisation.batch(self.images[rows], self.labels[rows])
 

@@ -7,7 +7,6 @@ from manynet.elastic.embedding import Parameter, PatchEmbedding, PositionEmbeddi
 from manynet.elastic.layer import ChoiceError, Elastic
 from manynet.elastic.linear import Linear
 from manynet.elastic.norm import BatchNorm2d, LayerNorm
-from manynet.elastic.slices import Slices
 from manynet.elastic.tables import EmbeddingTables, Table
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "Parameter",
     "PatchEmbedding",
     "PositionEmbedding",
-    "Slices",
     "Table",
     "choose",
     "repeat",

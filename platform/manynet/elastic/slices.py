@@ -6,9 +6,9 @@ applying those zeros costs more than the arithmetic of the step.
 
 from __future__ import annotations
 
-from contextvars import ContextVar, Token
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
@@ -20,22 +20,22 @@ def slicing() -> Slices | None:
     return _active.get()
 
 
-class Slices:
+@contextmanager
+def apart() -> Iterator[Slices]:
     """Inside the ``with`` block, every slice of a parameter is a leaf with a gradient of its own."""
+    slices = Slices()
+    token = _active.set(slices)
+    try:
+        yield slices
+    finally:
+        _active.reset(token)
+
+
+class Slices:
+    """The leaves that stand for slices of parameters."""
 
     def __init__(self) -> None:
         self._leaves: dict[tuple[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
-        self._token: Token[Slices | None] | None = None
-
-    def __enter__(self) -> Self:
-        self._token = _active.set(self)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._token is not None:
-            _active.reset(self._token)
 
     def leaf(self, parameter: torch.Tensor, slice_: torch.Tensor) -> torch.Tensor:
         """A leaf over the memory of ``slice_``, a leading slice of ``parameter``; the same one all step long."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from manynet.data.base import Batch, Data, Split, generator
+from manynet.data.base import Batch, Data
 from manynet.data.clicks.features import Features
-from manynet.data.order import Rows, check_batches, check_share, regroup, share
+from manynet.data.held import HeldSplit
+from manynet.data.order import Rows
 from manynet.data.splitting import Parts
 
 
@@ -34,9 +35,6 @@ class Clicks:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, part: slice) -> Clicks:
-        return Clicks(self.dense[part], self.ids[part], self.labels[part])
-
     def take(self, rows: Rows) -> Clicks:
         """Some rows, copied."""
         # Twice as fast as indexing, which copies number by number.
@@ -56,7 +54,7 @@ class Clicks:
 
 
 @dataclass(frozen=True, eq=False)
-class ClickSplit(Split):
+class ClickSplit(HeldSplit):
     """Click-through examples in memory."""
 
     clicks: Clicks
@@ -64,23 +62,8 @@ class ClickSplit(Split):
     def __len__(self) -> int:
         return len(self.clicks)
 
-    def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
-        check_batches(size, limit)
-        end = min(len(self), limit or len(self))
-        return (self.clicks[at : min(at + size, end)].batch() for at in range(0, end, size))
-
-    def stream(
-        self, size: int, *, seed: int, start: int = 0, rank: int = 0, world: int = 1
-    ) -> Iterator[Batch]:
-        check_share(size, start, rank, world)
-
-        def epoch(number: int) -> list[Rows]:
-            return [generator("epoch", seed, number).permutation(len(self))]
-
-        mine = share(epoch, len(self), size=size, start=start, rank=rank, world=world)
-        return (
-            self.clicks.take(rows).batch() for (rows,) in regroup(((rows,) for rows in mine), size // world)
-        )
+    def take(self, rows: Rows) -> Batch:
+        return self.clicks.take(rows).batch()
 
 
 def clicks_in_memory(
