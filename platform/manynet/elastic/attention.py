@@ -59,8 +59,7 @@ class Attention(nn.Module):
         """Values ``(B, N, count * head_dim)``, mixed by each head's own attention."""
         batch, tokens, width = qkv.shape
         if is_small(qkv, self.head_dim):
-            rows = qkv.transpose(1, 2).reshape(batch * count, -1, tokens)
-            return small_head_attention(rows).view(batch, -1, tokens).transpose(1, 2).contiguous()
+            return small_head_attention(qkv)
         query, key, value = qkv.view(batch, tokens, count, 3, self.head_dim).permute(3, 0, 2, 1, 4).unbind(0)
         mixed = scaled_dot_product_attention(query, key, value)
         return mixed.transpose(1, 2).reshape(batch, tokens, width // 3)
