@@ -9,9 +9,9 @@ import pytest
 
 import manynet as mn
 from manynet.evaluation import score
-from manynet.ranking import kendall
+from manynet.ranking import Correlation, RankingQuality, kendall
 from manynet.ranking_settings import read_rank_settings
-from manynet.ranking_study import RankingStudy, Row, anchors, verdict
+from manynet.ranking_study import RankingStudy, Row, anchors, order, verdict
 from manynet.training import load_weights
 from search_spaces import nasrec, vit
 
@@ -57,7 +57,7 @@ def test_strategies_share_what_train_says(tmp_path: Path) -> None:
         ("count: 3", "count: 2", "anchors.count: input should be greater than or equal to 3, but got 2"),
         ("finetune_steps: 2", "finetune_steps: -1", "score.finetune_steps: .* but got -1"),
         ("vit:tiny", "vit:tny", "names nothing"),
-        ("vit:tiny", "vit:DEIT_TINY", "spaces must name SearchSpaces"),
+        ("vit:tiny", "vit:DEIT_TINY", "must name a SearchSpace, but names"),
         ("data: digits", "data: flights", "does not fit space"),
         ("trainers.single_path:SinglePath", "trainers.finetune:FineTune", "trains a subnet"),
     ],
@@ -138,13 +138,29 @@ def test_a_comparison_runs_and_started_again_does_nothing(
     assert RankingStudy(settings).run() == rows
 
 
+def row(strategy: str, low: float, tau: float, high: float, space: str = "s", finetuned: bool = False) -> Row:
+    quality = RankingQuality(tau, low, high, 16)
+    return Row(space, strategy, finetuned, quality, Correlation(0, 0, 0), (), ())
+
+
 def test_the_verdict_says_what_the_anchors_can_tell() -> None:
-    from manynet.ranking import Correlation, RankingQuality
-
-    def row(name: str, low: float, tau: float, high: float) -> Row:
-        return Row("s", name, False, RankingQuality(tau, low, high, 16), Correlation(0, 0, 0), (), ())
-
     near = [row("a", 0.4, 0.6, 0.8), row("b", 0.3, 0.5, 0.7)]
     assert verdict(near).endswith("16 anchors tell it from none of the other ways")
     assert "s, a, not fine-tuned has the highest tau" in verdict(near)
     assert "from 1 of 2 other ways" in verdict([*near, row("c", 0.0, 0.1, 0.3)])
+
+
+def test_the_order_is_counted_over_pairs_that_differ_in_one_thing() -> None:
+    rows = [
+        row("a", 0.2, 0.4, 0.6),
+        row("a", 0.3, 0.5, 0.7, finetuned=True),
+        row("b", 0.4, 0.6, 0.8),
+        row("b", 0.0, 0.1, 0.2, finetuned=True),
+    ]
+    assert order(rows) == (
+        "pairs that differ in one thing: a over other strategies in 1 of 2, fine-tuning over none in 1 of 2; "
+        "intervals tell 1 of the 4 apart that way"
+    )
+    other = row("a", 0.0, 0.1, 0.15, space="t")
+    assert "s over other spaces in 1 of 1" in order([*rows, other])
+    assert "intervals tell 2 of the 5 apart" in order([*rows, other])

@@ -330,7 +330,7 @@ def _trained_only(study: mn.Study, folder: Path) -> Path:
     ("changes", "message"),
     [
         (["space=search_spaces.vit:huge"], "names nothing"),
-        (["space=manynet.study:Study"], "space must name a SearchSpace"),
+        (["space=manynet.study:Study"], "must name a SearchSpace, but names"),
         (["data=cifar"], "data must be one of"),
         (["search.sampler=nope"], "sampler must be one of"),
         (["search.constraints=[parameters <= 3]"], "parameters must be within"),

@@ -181,7 +181,7 @@ def rank(
     Example: `manynet rank examples/nasrec-ranking.yaml`
     """
     from manynet.ranking_settings import read_rank_settings
-    from manynet.ranking_study import RankingStudy, verdict
+    from manynet.ranking_study import RankingStudy, order, verdict
     from manynet.training import TrainingStopped
 
     settings = read_rank_settings(file, changes or [])
@@ -197,6 +197,7 @@ def rank(
         table.add_row(row.space, row.strategy, "yes" if row.finetuned else "no", tau, str(row.pearson))
     Console().print(table)
     Console().print(verdict(rows), soft_wrap=True)
+    Console().print(order(rows), soft_wrap=True)
     Console().print(f"all scores: {settings.study}/ranking.json", soft_wrap=True)
 
 

@@ -85,7 +85,7 @@ class RankingStudy:
         loaded: str | Data = settings.data
         self.subjects = []
         for name, place in settings.spaces.items():
-            space, loaded = fit_together(_space(place), loaded)
+            space, loaded = fit_together(reference.load_one(SearchSpace, place), loaded)
             self.subjects.append(
                 Subject(name, space, anchors(space, settings.anchors.count, self.anchors.seed))
             )
@@ -239,15 +239,42 @@ def verdict(rows: Sequence[Row]) -> str:
     )
 
 
+def order(rows: Sequence[Row]) -> str:
+    """One honest sentence: whether what the settings list first, and fine-tuning, rank best, all else being equal."""
+    first = rows[0]
+    claims = {
+        f"{first.strategy} over other strategies": [
+            (a, b) for a, b in _differing(rows, "strategy") if a.strategy == first.strategy
+        ],
+        f"{first.space} over other spaces": [
+            (a, b) for a, b in _differing(rows, "space") if a.space == first.space
+        ],
+        "fine-tuning over none": [(a, b) for a, b in _differing(rows, "finetuned") if a.finetuned],
+    }
+    told = sum(a.tau.low > b.tau.high for pairs in claims.values() for a, b in pairs)
+    counts = [
+        f"{claim} in {sum(a.tau.tau > b.tau.tau for a, b in pairs)} of {len(pairs)}"
+        for claim, pairs in claims.items()
+        if pairs
+    ]
+    total = sum(map(len, claims.values()))
+    return f"pairs that differ in one thing: {', '.join(counts)}; intervals tell {told} of the {total} apart that way"
+
+
+def _differing(rows: Sequence[Row], thing: str) -> list[tuple[Row, Row]]:
+    """Pairs of rows that differ in one of space, strategy and fine-tuning alone, both ways round."""
+    others = {"space", "strategy", "finetuned"} - {thing}
+    return [
+        (a, b)
+        for a in rows
+        for b in rows
+        if getattr(a, thing) != getattr(b, thing)
+        and all(getattr(a, other) == getattr(b, other) for other in others)
+    ]
+
+
 def _tuned(finetuned: bool) -> str:
     return "fine-tuned" if finetuned else "not fine-tuned"
-
-
-def _space(place: str) -> SearchSpace:
-    found = reference.load(place)
-    if not isinstance(found, SearchSpace):
-        raise ExperimentError(f"spaces must name SearchSpaces, but {place!r} is {found!r}")
-    return found
 
 
 def _slug(name: str) -> str:

@@ -8,10 +8,11 @@ import sys
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from manynet.errors import ManynetError
 
+T = TypeVar("T")
 _reading_script: ContextVar[bool] = ContextVar("reading_script", default=False)
 
 
@@ -44,6 +45,18 @@ def load(reference: str) -> Any:
     except AttributeError:
         names = ", ".join(sorted(n for n in vars(module) if not n.startswith("_"))) or "nothing"
         raise UnknownNameError(f"{reference!r} names nothing: {place} has {names}") from None
+
+
+def load_one(kind: type[T], reference: str) -> T:
+    """Import what ``reference`` names, which must be a ``kind``.
+
+    Raises:
+        UnknownNameError: when it names nothing, or something else.
+    """
+    found = load(reference)
+    if not isinstance(found, kind):
+        raise UnknownNameError(f"{reference!r} must name a {kind.__name__}, but names {found!r}")
+    return found
 
 
 def find(value: object) -> str | None:

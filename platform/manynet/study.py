@@ -19,7 +19,7 @@ from manynet.conditions import Condition, Objective, check_columns, latency_devi
 from manynet.data import Data
 from manynet.devices import DeviceError, DeviceName, DevicePool, placement
 from manynet.errors import ManynetError
-from manynet.experiment import Experiment, ExperimentError, parse_experiment, takes
+from manynet.experiment import Experiment, parse_experiment, takes
 from manynet.fitting import fit_together
 from manynet.handover import TEST, Handover, anchor_settings, winner_settings
 from manynet.ledger import Kind, Ledger, Record
@@ -61,7 +61,8 @@ class Study:
     def __init__(self, folder: str | Path, space: SearchSpace | str, data: str | Data = "digits") -> None:
         reference.stop_if_reading_script()
         self.folder = str(folder) if "://" in str(folder) else str(Path(folder).absolute())
-        self._declared, self._data = _space(space), data
+        self._declared = reference.load_one(SearchSpace, space) if isinstance(space, str) else space
+        self._data = data
         found = space if isinstance(space, str) else reference.find(space)
         name = data if isinstance(data, str) else data.name
         self.ledger = Ledger(f"{self.folder}/ledger")
@@ -396,13 +397,6 @@ class Study:
         shared = {self.space.key(r.architecture): r.metrics[metric] for r in self._evaluations()}
         alone = {self.space.key(r.architecture): r.metrics[metric] for r in self._of_step("anchor")}
         return [(shared[key], value) for key, value in alone.items() if key in shared]
-
-
-def _space(space: SearchSpace | str) -> SearchSpace:
-    found = reference.load(space) if isinstance(space, str) else space
-    if not isinstance(found, SearchSpace):
-        raise ExperimentError(f"space must name a SearchSpace, but {space!r} is {found!r}")
-    return found
 
 
 def _check_device(text: str) -> None:
