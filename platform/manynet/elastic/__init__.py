@@ -7,6 +7,7 @@ from manynet.elastic.embedding import Parameter, PatchEmbedding, PositionEmbeddi
 from manynet.elastic.layer import ChoiceError, Elastic
 from manynet.elastic.linear import Linear
 from manynet.elastic.norm import BatchNorm2d, LayerNorm
+from manynet.elastic.soft import Soft, combine, masked, soft
 from manynet.elastic.tables import EmbeddingTables, Table
 
 __all__ = [
@@ -21,8 +22,12 @@ __all__ = [
     "Parameter",
     "PatchEmbedding",
     "PositionEmbedding",
+    "Soft",
     "Table",
     "choose",
+    "combine",
+    "masked",
     "repeat",
     "scaled_dot_product_attention",
+    "soft",
 ]

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import nn
 
-from manynet.elastic.layer import ChoiceError, chosen
+from manynet.elastic.count import Count
+from manynet.elastic.layer import ChoiceError, Size, chosen
+from manynet.elastic.recorder import recording
+from manynet.elastic.soft import Soft
 
 
 def choose(
-    options: Mapping[str, Callable[..., torch.Tensor]] | nn.ModuleDict, choice: str, *inputs: Any
+    options: Mapping[str, Callable[..., torch.Tensor]] | nn.ModuleDict, choice: str | Soft, *inputs: Any
 ) -> torch.Tensor:
-    """Run the option that ``choice`` names on ``inputs``.
+    """Run the option that ``choice`` names on ``inputs``; of a soft choice all, and sum them by weight.
 
     Raises:
         ChoiceError: when there is no such option.
     """
+    if isinstance(choice, Soft):
+        parts = []
+        for name, weight, there in choice.groups():
+            with _under(there):
+                parts.append(_scaled(weight, choose(options, name, *inputs)))
+        return reduce(torch.add, parts)
     if choice not in options:
         raise ChoiceError(f"the choice must be one of ({', '.join(options)}), but got {choice!r}")
     output: torch.Tensor = options[choice](*inputs)
@@ -27,11 +38,11 @@ def choose(
 
 def repeat(
     blocks: nn.ModuleList | Sequence[Callable[..., torch.Tensor]],
-    depth: int,
+    depth: Size,
     x: torch.Tensor,
     arguments: Callable[[int], Mapping[str, Any]] = lambda index: {},
 ) -> torch.Tensor:
-    """Send ``x`` through the first ``depth`` blocks.
+    """Send ``x`` through the first ``depth`` blocks; of a soft depth, sum what each depth gives by weight.
 
     Args:
         blocks: the largest stack.
@@ -42,6 +53,30 @@ def repeat(
     Raises:
         ChoiceError: when there are fewer blocks.
     """
-    for index in range(chosen(depth, len(blocks), "depth")):
-        x = blocks[index](x, **arguments(index))
-    return x
+    deepest = chosen(depth, len(blocks), "depth")
+    if not isinstance(depth, Soft):
+        for index in range(deepest):
+            x = blocks[index](x, **arguments(index))
+        return x
+    weights = {option: weight for option, weight, _ in depth.groups()}
+    parts = []
+    for index in range(deepest):
+        with _under(depth.beyond(index)):
+            x = blocks[index](x, **arguments(index))
+        if index + 1 in weights:
+            parts.append(_scaled(weights[index + 1], x))
+    return reduce(torch.add, parts)
+
+
+@contextmanager
+def _under(there: Count) -> Iterator[None]:
+    """What runs inside costs something only where ``there`` is 1."""
+    recorder = recording()
+    with nullcontext() if recorder is None else recorder.under(there):
+        yield
+
+
+def _scaled(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """``weight * x``, but for an output that is empty because the network is only metered."""
+    recorder = recording()
+    return x if recorder is not None and recorder.metering else weight * x

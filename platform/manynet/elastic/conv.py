@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from manynet.elastic.layer import ChoiceError, Elastic, chosen, input_size, leading
+from manynet.elastic.layer import ChoiceError, Elastic, Size, chosen, counted, input_size, leading
 
 
 class Conv2d(Elastic, nn.Conv2d):
@@ -35,7 +35,7 @@ class Conv2d(Elastic, nn.Conv2d):
         self.depthwise = self.groups > 1
 
     def forward(
-        self, x: torch.Tensor, out_channels: int | None = None, in_channels: int | None = None
+        self, x: torch.Tensor, out_channels: Size | None = None, in_channels: Size | None = None
     ) -> torch.Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``.
 
@@ -55,15 +55,17 @@ class Conv2d(Elastic, nn.Conv2d):
             raise ChoiceError(
                 f"out_channels of a depthwise convolution must be in_channels, {ins}, but got {outs}"
             )
-        shape = (outs, 1 if self.depthwise else ins)
-        sizes = {"weight": shape} if self.bias is None else {"weight": shape, "bias": (outs,)}
+        # A depthwise layer's output has what arrives, decided or not.
+        rows = counted(in_channels if self.depthwise else out_channels, outs)
+        columns = 1 if self.depthwise else counted(in_channels, ins)
+        sizes = {"weight": (rows, columns)} | ({} if self.bias is None else {"bias": (rows,)})
         height, width = self._output_size(x)
         kernel = self.weight.shape[2] * self.weight.shape[3]
-        if self.note(sizes, macs=x.shape[0] * height * width * shape[0] * shape[1] * kernel):
+        if self.note(sizes, macs=x.shape[0] * height * width * kernel * (rows * columns)):
             return x.new_empty(x.shape[0], outs, height, width)
         bias = None if self.bias is None else leading(self.bias, (outs,))
         groups = ins if self.depthwise else 1
-        weight = leading(self.weight, shape)
+        weight = leading(self.weight, (outs, 1 if self.depthwise else ins))
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
 
     def _output_size(self, x: torch.Tensor) -> tuple[int, int]:

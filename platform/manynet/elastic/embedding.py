@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from manynet.elastic.layer import ChoiceError, Elastic, chosen, input_size, leading, union
+from manynet.elastic.layer import ChoiceError, Elastic, chosen, decided, input_size, leading
 from manynet.elastic.recorder import Use
 
 
@@ -153,7 +153,7 @@ class PositionEmbedding(Elastic):
         return self._interpolated(leading(self.weight, sizes), side)
 
     def narrowed(self, uses: Sequence[Use]) -> Mapping[str, torch.Tensor]:
-        weight = leading(self.weight, union(uses)["weight"])
+        weight = leading(self.weight, decided(uses)["weight"])
         grids = {use.geometry for use in uses}
         return {"weight": self._interpolated(weight, *grids) if len(grids) == 1 else weight}  # type: ignore[arg-type]
 

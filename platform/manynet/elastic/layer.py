@@ -7,8 +7,10 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch import nn
 
+from manynet.elastic.count import Count, largest, product
 from manynet.elastic.recorder import Use, recording
 from manynet.elastic.slices import slicing
+from manynet.elastic.soft import Soft
 from manynet.errors import ManynetError
 
 
@@ -16,20 +18,26 @@ class ChoiceError(ManynetError, ValueError):
     """A layer was asked for a size it does not have."""
 
 
-def chosen(choice: int | None, largest: int, name: str) -> int:
-    """The size a choice stands for; None is the largest.
+Size = int | Soft
+"""A size: decided, or the options of a soft choice, at the largest of which layers run."""
+
+
+def chosen(choice: Size | None, largest: int, name: str) -> int:
+    """The size a choice stands for; None is the largest, and a soft choice its largest option.
 
     Raises:
         ChoiceError: when it is not an integer from 1 to ``largest``.
     """
     if choice is None:
         return largest
+    if isinstance(choice, Soft):
+        return max(chosen(option, largest, name) for option in choice.values)
     if isinstance(choice, bool) or not isinstance(choice, int) or not 1 <= choice <= largest:
         raise ChoiceError(f"{name} must be an integer from 1 to {largest}, but got {choice!r}")
     return choice
 
 
-def input_size(choice: int | None, x: torch.Tensor, dim: int, largest: int, name: str) -> int:
+def input_size(choice: Size | None, x: torch.Tensor, dim: int, largest: int, name: str) -> int:
     """The size of an input's dimension: what was chosen, which must be what arrived.
 
     Raises:
@@ -41,6 +49,11 @@ def input_size(choice: int | None, x: torch.Tensor, dim: int, largest: int, name
             f"{name} must be the input's size, but got {size} for an input of shape {tuple(x.shape)}"
         )
     return size
+
+
+def counted(choice: Size | None, size: int) -> Count | int:
+    """What a size costs: itself, or what it is under each option of a soft choice."""
+    return choice.count if isinstance(choice, Soft) else size
 
 
 def leading(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
@@ -62,7 +75,9 @@ class Elastic(nn.Module):
     that is resampled) says in :meth:`narrowed` what is left of them.
     """
 
-    def note(self, sizes: Mapping[str, tuple[int, ...]], macs: int = 0, geometry: Hashable = None) -> bool:
+    def note(
+        self, sizes: Mapping[str, tuple[Count | int, ...]], macs: Count | int = 0, geometry: Hashable = None
+    ) -> bool:
         """Tell the active recorder about this call.
 
         Args:
@@ -78,7 +93,15 @@ class Elastic(nn.Module):
 
     def narrowed(self, uses: Sequence[Use]) -> Mapping[str, torch.Tensor]:
         """Parameters and buffers cut to the union of what ``uses`` need, by name."""
-        return {name: leading(self.get_tensor(name), sizes) for name, sizes in union(uses).items()}
+        return {name: leading(self.get_tensor(name), sizes) for name, sizes in decided(uses).items()}
+
+    def used(self, uses: Sequence[Use]) -> Mapping[str, Count | int]:
+        """Numbers that the union of what ``uses`` need holds, by the tensor's name."""
+        sizes = union(uses)
+        if not any(isinstance(size, Count) for dims in sizes.values() for size in dims):
+            return {name: tensor.numel() for name, tensor in self.narrowed(uses).items()}
+        rest = {name: self.get_tensor(name).shape[len(dims) :].numel() for name, dims in sizes.items()}
+        return {name: product(*dims, rest[name]) for name, dims in sizes.items()}
 
     def get_tensor(self, name: str) -> torch.Tensor:
         """A direct parameter or buffer."""
@@ -100,10 +123,24 @@ class Elastic(nn.Module):
         """Bring attributes that repeat the tensors' sizes up to date."""
 
 
-def union(uses: Sequence[Use]) -> dict[str, tuple[int, ...]]:
+def union(uses: Sequence[Use]) -> dict[str, tuple[Count | int, ...]]:
     """The largest leading sizes that any call used of each tensor."""
-    sizes: dict[str, tuple[int, ...]] = {}
+    sizes: dict[str, tuple[Count | int, ...]] = {}
     for use in uses:
         for name, wanted in use.sizes.items():
-            sizes[name] = tuple(map(max, zip(wanted, sizes.get(name, wanted), strict=True)))
+            sizes[name] = tuple(map(largest, wanted, sizes.get(name, wanted)))
+    return sizes
+
+
+def decided(uses: Sequence[Use]) -> dict[str, tuple[int, ...]]:
+    """The union of calls that no soft choice took part in.
+
+    Raises:
+        ChoiceError: where one did.
+    """
+    sizes: dict[str, tuple[int, ...]] = {}
+    for name, dims in union(uses).items():
+        if any(isinstance(size, Count) for size in dims):
+            raise ChoiceError("a subnet has one option of each choice, but got a soft one")
+        sizes[name] = tuple(int(size) for size in dims)  # type: ignore[arg-type]
     return sizes

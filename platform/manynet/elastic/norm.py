@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from manynet.elastic.layer import ChoiceError, Elastic, input_size, leading
+from manynet.elastic.layer import ChoiceError, Elastic, Size, counted, input_size, leading
+from manynet.elastic.soft import Soft
 
 
 class BatchNorm2d(Elastic, nn.BatchNorm2d):
@@ -16,8 +17,11 @@ class BatchNorm2d(Elastic, nn.BatchNorm2d):
     recalibrated on its extracted copy (:func:`manynet.evaluation.recalibrate`).
     """
 
-    def forward(self, x: torch.Tensor, num_features: int | None = None) -> torch.Tensor:
-        """Normalise ``(B, num_features, H, W)``.
+    def forward(self, x: torch.Tensor, num_features: Size | None = None) -> torch.Tensor:
+        """Normalise ``(B, num_features, H, W)``, then mask by a soft choice.
+
+        The mask comes after: statistics of a batch undo any scale before them, and with it the slope by
+        the choice's weights.
 
         Raises:
             ChoiceError: for a size outside the layer, or one that is not the input's.
@@ -28,9 +32,14 @@ class BatchNorm2d(Elastic, nn.BatchNorm2d):
             for name in ("weight", "bias", "running_mean", "running_var")
             if (tensor := getattr(self, name)) is not None
         }
-        if self.note({name: (size,) for name in tensors}):
+        if self.note({name: (counted(num_features, size),) for name in tensors}):
             return x.new_empty(x.shape)
         parts = {name: leading(tensor, (size,)) for name, tensor in tensors.items()}
+        if isinstance(num_features, Soft):
+            # In scale and shift, where it takes neither a pass over the activations nor memory of theirs.
+            mask = num_features.mask(size)
+            parts["weight"] = parts["weight"] * mask if "weight" in parts else mask
+            parts["bias"] = parts["bias"] * mask if "bias" in parts else torch.zeros_like(mask)
         return F.batch_norm(
             x,
             parts.get("running_mean"),
@@ -67,18 +76,27 @@ class LayerNorm(Elastic, nn.LayerNorm):
             raise ChoiceError(f"normalized_shape must be one integer, but got {normalized_shape!r}")
         super().__init__(normalized_shape, eps=eps, bias=bias)
 
-    def forward(self, x: torch.Tensor, width: int | None = None) -> torch.Tensor:
-        """Normalise ``(..., width)``.
+    def forward(self, x: torch.Tensor, width: Size | None = None) -> torch.Tensor:
+        """Normalise ``(..., width)``; by a soft choice, with statistics weighted by its mask, then masked.
 
         Raises:
             ChoiceError: for a size outside the layer, or one that is not the input's.
         """
         size = input_size(width, x, -1, self.weight.shape[0], "width")
-        sizes = {"weight": (size,)} if self.bias is None else {"weight": (size,), "bias": (size,)}
-        if self.note(sizes):
+        rows = counted(width, size)
+        if self.note({"weight": (rows,)} if self.bias is None else {"weight": (rows,), "bias": (rows,)}):
             return x.new_empty(x.shape)
         bias = None if self.bias is None else leading(self.bias, (size,))
+        if isinstance(width, Soft):
+            return self._masked(x, width.mask(size), bias)
         return F.layer_norm(x, (size,), leading(self.weight, (size,)), bias, self.eps)
+
+    def _masked(self, x: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        share = mask / mask.sum()
+        centred = x - (x * share).sum(-1, keepdim=True)
+        normal = centred * ((centred.square() * share).sum(-1, keepdim=True) + self.eps).rsqrt()
+        weight = leading(self.weight, (len(mask),)) * mask
+        return normal * weight if bias is None else normal * weight + bias * mask
 
     def resized(self) -> None:
         self.normalized_shape = tuple(self.weight.shape)

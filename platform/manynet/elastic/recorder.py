@@ -6,9 +6,12 @@ network as it was, also when a forward pass raises.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +20,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
+
+from manynet.elastic.count import Count, largest
 
 _active: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
@@ -28,9 +33,12 @@ def recording() -> Recorder | None:
 
 @dataclass(frozen=True)
 class Use:
-    """One call of an elastic layer: the leading sizes of its tensors, and the geometry it ran at."""
+    """One call of an elastic layer: the leading sizes of its tensors, and the geometry it ran at.
 
-    sizes: Mapping[str, tuple[int, ...]]
+    Sizes that follow from soft choices are counts.
+    """
+
+    sizes: Mapping[str, tuple[Count | int, ...]]
     geometry: Hashable = None
 
 
@@ -43,15 +51,17 @@ class Recorder:
 
     Attributes:
         macs: multiply-adds reported by elastic layers, summed over calls.
-        ran: every module whose ``forward`` was called, in order, each once.
+        ran: every module whose ``forward`` was called, in order, each once, and whether it did: a count
+            inside soft choices between operators, else 1.
         uses: the calls of each elastic layer.
     """
 
     metering: bool = False
-    macs: int = 0
-    ran: dict[nn.Module, None] = field(default_factory=dict)
+    macs: Count | int = 0
+    ran: dict[nn.Module, Count | int] = field(default_factory=dict)
     uses: dict[nn.Module, list[Use]] = field(default_factory=dict)
     _token: Token[Recorder | None] | None = None
+    _share: Count | int = 1
 
     def __enter__(self) -> Self:
         self._token = _active.set(self)
@@ -63,16 +73,32 @@ class Recorder:
         if self._token is not None:
             _active.reset(self._token)
 
-    def use(self, layer: nn.Module, use: Use, macs: int = 0) -> bool:
+    def use(self, layer: nn.Module, use: Use, macs: Count | int = 0) -> bool:
         """Note one call; True when the layer should return an empty output."""
+        if isinstance(self._share, Count):
+            shared = {name: (*(size * self._share for size in sizes),) for name, sizes in use.sizes.items()}
+            use = Use(shared, use.geometry)
         self.uses.setdefault(layer, []).append(use)
-        self.macs += macs
+        return self.add(macs)
+
+    def add(self, macs: Count | int) -> bool:
+        """Note multiply-adds that belong to no layer's weights; True when the result should be empty."""
+        self.macs += macs * self._share
         return self.metering
 
-    def add(self, macs: int) -> bool:
-        """Note multiply-adds that belong to no layer's weights; True when the result should be empty."""
-        self.macs += macs
-        return self.metering
+    def entered(self, module: nn.Module) -> None:
+        """Note that a module runs."""
+        self.ran[module] = largest(self.ran.get(module, 0), self._share)
+
+    @contextmanager
+    def under(self, share: Count) -> Iterator[None]:
+        """What runs inside is there only where ``share`` is 1, and not where it is 0."""
+        before = self._share
+        self._share = before * share
+        try:
+            yield
+        finally:
+            self._share = before
 
 
 def watch(network: nn.Module) -> list[RemovableHandle]:
@@ -86,7 +112,7 @@ def watch(network: nn.Module) -> list[RemovableHandle]:
 def _note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
     recorder = recording()
     if recorder is not None:
-        recorder.ran[module] = None
+        recorder.entered(module)
 
 
 _aten = torch.ops.aten
@@ -127,13 +153,12 @@ def _alike(x: torch.Tensor, other: Any) -> bool:
     return isinstance(other, torch.Tensor) and other.shape == x.shape and other.dtype == x.dtype
 
 
-def parameters_of(recorder: Recorder) -> int:
-    """Parameters of the subnet that ran, each counted once."""
-    count: dict[int, int] = {}
-    for module in recorder.ran:
-        narrowed: Mapping[str, torch.Tensor] = {}
-        if module in recorder.uses:
-            narrowed = module.narrowed(recorder.uses[module])  # type: ignore[operator]
+def parameters_of(recorder: Recorder) -> Count | int:
+    """Parameters of the subnet that ran, each counted once; a count where soft choices decide which ran."""
+    found: dict[int, Count | int] = {}
+    for module, there in recorder.ran.items():
+        used = module.used(recorder.uses[module]) if module in recorder.uses else {}  # type: ignore[operator]
         for name, parameter in module.named_parameters(recurse=False):
-            count[id(parameter)] = max(count.get(id(parameter), 0), narrowed.get(name, parameter).numel())
-    return sum(count.values())
+            size = used[name] if name in used else parameter.numel() * there
+            found[id(parameter)] = largest(found.get(id(parameter), 0), size)
+    return reduce(add, found.values(), 0)

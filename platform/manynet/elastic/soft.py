@@ -1,0 +1,126 @@
+"""Soft choices: all options at once, each with a weight, as differentiable search hands them to layers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, reduce
+from typing import Any, TypeVar, final
+
+import numpy as np
+import torch
+
+from manynet.elastic.count import Count
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """One key of an architecture, undecided.
+
+    Attributes:
+        key: of the architecture.
+        weights: of its options, ``(options,)``, summing to 1.
+    """
+
+    key: str
+    weights: torch.Tensor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Soft:
+    """What follows from undecided choices: a value for each combination of their options.
+
+    Attributes:
+        choices: it depends on, in the order of their keys.
+        values: of each combination, the last choice's options running fastest.
+    """
+
+    choices: tuple[Choice, ...]
+    values: tuple[Any, ...]
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Of each combination, ``(combinations,)``: choices are independent."""
+        return reduce(_outer, (choice.weights for choice in self.choices))
+
+    def groups(self) -> Iterator[tuple[Any, torch.Tensor, Count]]:
+        """Each different value, its weight as a scalar, and a count that is 1 where it is the value, else 0."""
+        weights = self.weights
+        for value in dict.fromkeys(self.values):
+            same = np.array([other == value for other in self.values])
+            yield value, weights[torch.from_numpy(same).to(weights.device)].sum(), self._counted(same)
+
+    @property
+    def count(self) -> Count:
+        """The value, as a number that depends on the choices."""
+        return self._counted(np.array(self.values))
+
+    def beyond(self, number: int) -> Count:
+        """1 where the value is above ``number``, else 0."""
+        return self._counted([value > number for value in self.values])
+
+    def mask(self, size: int) -> torch.Tensor:
+        """How much of each of ``size`` channels is there, ``(size,)``: ``sum_i w_i [channel < c_i]``.
+
+        Channel masks of FBNetV2 (arXiv 2004.05565, equation 3).
+        """
+        weights = self.weights
+        return weights @ _steps(self.values, size).to(weights)
+
+    def _counted(self, values: Any) -> Count:
+        shape = [len(choice.weights) for choice in self.choices]
+        array = np.asarray(values, np.float64).reshape(shape)
+        return Count({tuple(choice.key for choice in self.choices): array})
+
+
+def soft(key: str, options: Sequence[Any], weights: torch.Tensor) -> Soft:
+    """One undecided choice."""
+    return Soft((Choice(key, weights),), tuple(options))
+
+
+def combine(function: Callable[..., T], *values: Any) -> T | Soft:
+    """``function`` of choices, some of which may be soft: then of every combination of their options.
+
+    A hidden width that follows from an expansion and a width is
+    ``combine(lambda e, w: round(e * w), expansion, width)``.
+    """
+    choices = {choice.key: choice for value in values if isinstance(value, Soft) for choice in value.choices}
+    if not choices:
+        return function(*values)
+    ordered = [choices[key] for key in sorted(choices)]
+    places = itertools.product(*(range(len(choice.weights)) for choice in ordered))
+    options = [dict(zip(sorted(choices), place, strict=True)) for place in places]
+    return Soft(tuple(ordered), tuple(function(*(_decided(value, at) for value in values)) for at in options))
+
+
+def masked(x: torch.Tensor, choice: int | Soft | None, dim: int = 1) -> torch.Tensor:
+    """``x`` masked along ``dim`` by a soft choice of its size; as it is where the size is decided.
+
+    For what no normalisation follows, which masks by itself.
+    """
+    if not isinstance(choice, Soft) or x.is_meta:
+        return x
+    return x * choice.mask(x.shape[dim]).view(-1, *[1] * (x.dim() - dim % x.dim() - 1))
+
+
+def _decided(value: Any, options: dict[str, int]) -> Any:
+    if not isinstance(value, Soft):
+        return value
+    index = 0
+    for choice in value.choices:
+        index = index * len(choice.weights) + options[choice.key]
+    return value.values[index]
+
+
+def _outer(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return torch.outer(one, other).flatten()
+
+
+@lru_cache(maxsize=1024)
+def _steps(values: tuple[int, ...], size: int) -> torch.Tensor:
+    """``(combinations, size)``: 1 for the leading ``value`` channels."""
+    return (torch.arange(size) < torch.tensor(values)[:, None]).float()
