@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 from ray.tune.search.sample import Categorical, Float, Integer, Quantized
@@ -45,6 +46,18 @@ def declared(key: object, domain: object) -> Options:
     raise SpaceError(
         f"{key} must be a Ray Tune domain such as tune.choice([...]) or tune.randint(a, b), but got {domain!r}"
     )
+
+
+def soft_options(key: str, domains: Mapping[str, Options]) -> tuple[Value, ...]:
+    """The options of a choice that may stay undecided.
+
+    Raises:
+        SpaceError: when ``key`` is no choice, or one whose options are not listed.
+    """
+    domain = domains.get(key)
+    if not isinstance(domain, Categorical):
+        raise SpaceError(f"soft keys must be tune.choice domains of the space, but got {key!r}")
+    return tuple(domain.categories)
 
 
 def admitted(key: str, domain: Options, value: object) -> Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -16,8 +16,19 @@ from ray.tune.search.sample import Domain
 from torch import nn
 
 from manynet.data.clicks.features import Features
-from manynet.domains import ArchitectureError, SpaceError, Value, admitted, declared, extremes, identity
+from manynet.domains import (
+    ArchitectureError,
+    SpaceError,
+    Value,
+    admitted,
+    declared,
+    extremes,
+    identity,
+    soft_options,
+)
+from manynet.elastic.count import Count
 from manynet.elastic.recorder import PlainOperations, Recorder, parameters_of, watch
+from manynet.elastic.soft import Soft, soft
 from manynet.tasks import Task
 
 # Values are numbers and strings; which of them a key holds is known to the space, not to the type checker.
@@ -67,6 +78,8 @@ class SearchSpace:
         sample: draws an architecture from a random generator, for spaces whose prior is not uniform.
         features: of the data that the network is made for; for spaces whose network depends on them.
         adapt: makes this space for other features.
+        soft: keys that may stay undecided, each a ``tune.choice``: forward hands them to elastic layers,
+            to ``elastic.choose``, ``elastic.repeat`` and ``elastic.combine`` alone.
 
     Raises:
         SpaceError: when the declaration cannot work.
@@ -84,6 +97,7 @@ class SearchSpace:
         sample: Callable[[np.random.Generator], dict[str, Value]] | None = None,
         features: Features | None = None,
         adapt: Callable[[Features], SearchSpace] | None = None,
+        soft: Collection[str] = (),
     ) -> None:
         if not domains:
             raise SpaceError("domains must hold at least one choice, but got none")
@@ -93,6 +107,7 @@ class SearchSpace:
             )
         self.name = name
         self.domains = {key: declared(key, domain) for key, domain in domains.items()}
+        self.soft = {key: soft_options(key, self.domains) for key in soft}
         self.task = task
         self.version = version
         self.features = features
@@ -155,6 +170,27 @@ class SearchSpace:
             key: admitted(key, domain, config[key]) for key, domain in self.domains.items() if key in config
         }
         return arch if self._repair is None else self._repair(arch)
+
+    def soften(self, arch: Architecture, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """An architecture of which some choices are undecided.
+
+        Args:
+            arch: a value for all other keys.
+            weights: of the options of each undecided choice, ``(options,)``, summing to 1, by key.
+
+        Raises:
+            ArchitectureError: for a key that must be decided, or another number of weights than options.
+        """
+        for key, values in weights.items():
+            if key not in self.soft:
+                raise ArchitectureError(
+                    f"an undecided choice must be one of ({', '.join(self.soft)}), but got {key!r}"
+                )
+            if values.shape != (len(self.soft[key]),):
+                raise ArchitectureError(
+                    f"{key} must have {len(self.soft[key])} weights, but got a shape of {tuple(values.shape)}"
+                )
+        return {**arch, **{key: soft(key, self.soft[key], values) for key, values in weights.items()}}
 
     def key(self, config: Mapping[str, Any]) -> str:
         """Sixteen hexadecimal digits that name the canonical architecture."""
@@ -234,9 +270,29 @@ class SearchSpace:
             arch = _Traced(dict(items))
             with torch.no_grad(), PlainOperations() as plain, Recorder(metering=True) as recorder:
                 network(*self.example(arch, batch=1, device="meta"), arch=arch)
-            return Reading(frozenset(arch.read), recorder.macs + plain.macs, parameters_of(recorder))
+            macs, parameters = recorder.macs, parameters_of(recorder)
+            assert isinstance(macs, int) and isinstance(parameters, int)
+            return Reading(frozenset(arch.read), macs + plain.macs, parameters)
 
         return read
+
+    def count(self, arch: Architecture) -> tuple[Count | int, Count | int]:
+        """Multiply-adds and parameters of an architecture that :meth:`soften` left undecided.
+
+        Each is a number for every combination of the undecided choices' options.
+        """
+        network = self._on_meta()
+        watch(network)
+        with torch.no_grad(), PlainOperations() as plain, Recorder(metering=True) as recorder:
+            network(*self.example(self.decided(arch), batch=1, device="meta"), arch=arch)
+        return recorder.macs + plain.macs, parameters_of(recorder)
+
+    def decided(self, arch: Architecture) -> dict[str, Value]:
+        """The architecture with the largest option of each undecided number, and the first of other choices."""
+        return {
+            key: extremes(self.domains[key])[0] if isinstance(value, Soft) else value
+            for key, value in arch.items()
+        }
 
     def _on_meta(self) -> nn.Module:
         try:

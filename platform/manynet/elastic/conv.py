@@ -1,20 +1,25 @@
-"""Two-dimensional convolution with elastic channels, full or depthwise."""
+"""Two-dimensional convolution with elastic channels and kernel, full or depthwise."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from manynet.elastic.layer import ChoiceError, Elastic, Size, chosen, counted, input_size, leading
+from manynet.elastic.count import product
+from manynet.elastic.layer import ChoiceError, Elastic, Size, chosen, counted, decided, input_size, leading
+from manynet.elastic.recorder import Use
+from manynet.elastic.soft import Soft
 
 
 class Conv2d(Elastic, nn.Conv2d):
-    """``torch.nn.Conv2d`` that can run with fewer channels; arguments are the largest sizes.
+    """``torch.nn.Conv2d`` that can run with fewer channels and a smaller kernel; arguments are the largest sizes.
 
-    With ``groups == in_channels == out_channels`` it is depthwise: its output then has the input's
+    A smaller kernel is the middle of the largest, as in Once-for-All (arXiv 1908.09791), and padding shrinks with
+    it so that the output keeps its size. With ``groups == in_channels == out_channels`` it is depthwise: its output then has the input's
     channels, however many arrive.
 
     Raises:
@@ -35,15 +40,20 @@ class Conv2d(Elastic, nn.Conv2d):
         self.depthwise = self.groups > 1
 
     def forward(
-        self, x: torch.Tensor, out_channels: Size | None = None, in_channels: Size | None = None
+        self,
+        x: torch.Tensor,
+        out_channels: Size | None = None,
+        in_channels: Size | None = None,
+        kernel_size: Size | None = None,
     ) -> torch.Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``.
 
-        None is the largest for the output, the input's own size for the input.
+        None is the largest for output and kernel, the input's own size for the input. A soft choice of the
+        kernel masks its rim; one of the output is left to the normalisation that follows.
 
         Raises:
-            ChoiceError: for a size outside the layer, one that is not the input's, or, in a depthwise
-                layer, different numbers of input and output channels.
+            ChoiceError: for a size outside the layer, one that is not the input's, a kernel that is not the
+                middle of the largest, or, in a depthwise layer, different numbers of input and output channels.
         """
         ins = input_size(in_channels, x, 1, self.in_channels, "in_channels")
         outs = (
@@ -55,32 +65,93 @@ class Conv2d(Elastic, nn.Conv2d):
             raise ChoiceError(
                 f"out_channels of a depthwise convolution must be in_channels, {ins}, but got {outs}"
             )
+        kernel = self._kernel(kernel_size)
         # A depthwise layer's output has what arrives, decided or not.
         rows = counted(in_channels if self.depthwise else out_channels, outs)
         columns = 1 if self.depthwise else counted(in_channels, ins)
-        sizes = {"weight": (rows, columns)} | ({} if self.bias is None else {"bias": (rows,)})
-        height, width = self._output_size(x)
-        kernel = self.weight.shape[2] * self.weight.shape[3]
-        if self.note(sizes, macs=x.shape[0] * height * width * kernel * (rows * columns)):
-            return x.new_empty(x.shape[0], outs, height, width)
+        height, width = counted(kernel_size, kernel[0]), counted(kernel_size, kernel[1])
+        sizes = {"weight": (rows, columns, height, width)} | ({} if self.bias is None else {"bias": (rows,)})
+        padding = self._padding(kernel)
+        pixels = self._output_size(x, kernel, padding)
+        macs = x.shape[0] * pixels[0] * pixels[1] * product(rows, columns, height, width)
+        if self.note(sizes, macs):
+            return x.new_empty(x.shape[0], outs, *pixels)
+        weight = _middle(leading(self.weight, (outs, 1 if self.depthwise else ins)), kernel)
+        if isinstance(kernel_size, Soft):
+            weight = weight * _rim_mask(kernel_size, kernel[0])
         bias = None if self.bias is None else leading(self.bias, (outs,))
         groups = ins if self.depthwise else 1
-        weight = leading(self.weight, (outs, 1 if self.depthwise else ins))
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
+        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, groups)
 
-    def _output_size(self, x: torch.Tensor) -> tuple[int, int]:
-        if self.padding == "same":
-            return x.shape[2], x.shape[3]
-        padding = (0, 0) if isinstance(self.padding, str) else self.padding
+    def _kernel(self, choice: Size | None) -> tuple[int, int]:
+        """Sides of the kernel that runs."""
+        height, width = self.weight.shape[2:]
+        if choice is None:
+            return height, width
+        options = choice.values if isinstance(choice, Soft) else (choice,)
+        sizes = [chosen(option, min(height, width), "kernel_size") for option in options]
+        wrong = [size for size in sizes if height != width or (height - size) % 2]
+        if wrong:
+            raise ChoiceError(
+                f"kernel_size must leave an equal rim of the largest kernel, {height} x {width}, but got {wrong[0]}"
+            )
+        return max(sizes), max(sizes)
+
+    def _padding(self, kernel: tuple[int, int]) -> str | tuple[int, int]:
+        if isinstance(self.padding, str):
+            return self.padding
         height, width = (
-            (x.shape[2 + d] + 2 * padding[d] - self.dilation[d] * (self.weight.shape[2 + d] - 1) - 1)
-            // self.stride[d]
-            + 1
+            self.padding[d] - self.dilation[d] * (self.weight.shape[2 + d] - kernel[d]) // 2 for d in (0, 1)
+        )
+        return height, width
+
+    def _output_size(
+        self, x: torch.Tensor, kernel: tuple[int, int], padding: str | tuple[int, int]
+    ) -> tuple[int, int]:
+        if padding == "same":
+            return x.shape[2], x.shape[3]
+        around = (0, 0) if isinstance(padding, str) else padding
+        height, width = (
+            (x.shape[2 + d] + 2 * around[d] - self.dilation[d] * (kernel[d] - 1) - 1) // self.stride[d] + 1
             for d in (0, 1)
         )
         return height, width
 
+    def narrowed(self, uses: Sequence[Use]) -> Mapping[str, torch.Tensor]:
+        sizes = decided(uses)
+        rows, columns, height, width = sizes["weight"]
+        weight = _middle(leading(self.weight, (rows, columns)), (height, width))
+        return {"weight": weight} | (
+            {"bias": leading(self.bias, sizes["bias"])} if self.bias is not None else {}
+        )
+
     def resized(self) -> None:
+        kernel = self.weight.shape[2], self.weight.shape[3]
         self.out_channels = self.weight.shape[0]
         self.in_channels = self.out_channels if self.depthwise else self.weight.shape[1]
         self.groups = self.in_channels if self.depthwise else 1
+        if not isinstance(self.padding, str):
+            before = self.kernel_size
+            height, width = (
+                self.padding[d] - self.dilation[d] * (before[d] - kernel[d]) // 2 for d in (0, 1)
+            )
+            self.padding = height, width
+        self.kernel_size = kernel
+
+
+def _middle(weight: torch.Tensor, kernel: tuple[int, int]) -> torch.Tensor:
+    """The middle ``(out, in, *kernel)`` of kernels ``(out, in, H, W)``."""
+    for dim, size in zip((2, 3), kernel, strict=True):
+        rim = (weight.shape[dim] - size) // 2
+        if rim:
+            weight = weight.narrow(dim, rim, size)
+    return weight
+
+
+def _rim_mask(choice: Soft, size: int) -> torch.Tensor:
+    """How much of each place of the largest kernel is there, ``(size, size)``: the weights of kernels that reach it."""
+    side = torch.arange(size) - (size - 1) / 2
+    reach = 2 * torch.maximum(side[:, None].abs(), side.abs()) + 1
+    weights = choice.weights
+    there = reach <= torch.tensor(choice.values)[:, None, None]
+    return (weights @ there.flatten(1).to(weights)).view(size, size)
