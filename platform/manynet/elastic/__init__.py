@@ -7,7 +7,8 @@ from manynet.elastic.embedding import Parameter, PatchEmbedding, PositionEmbeddi
 from manynet.elastic.layer import ChoiceError, Elastic
 from manynet.elastic.linear import Linear
 from manynet.elastic.norm import BatchNorm2d, LayerNorm
-from manynet.elastic.soft import Soft, combine, masked, soft
+from manynet.elastic.resolution import at_resolution
+from manynet.elastic.soft import Soft, combine, fitted, masked, soft
 from manynet.elastic.tables import EmbeddingTables, Table
 
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "PositionEmbedding",
     "Soft",
     "Table",
+    "at_resolution",
     "choose",
     "combine",
+    "fitted",
     "masked",
     "repeat",
     "scaled_dot_product_attention",

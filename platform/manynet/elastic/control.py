@@ -27,8 +27,8 @@ def choose(
     if isinstance(choice, Soft):
         parts = []
         for name, weight, there in choice.groups():
-            with _under(there):
-                parts.append(_scaled(weight, choose(options, name, *inputs)))
+            with under(there):
+                parts.append(scaled(weight, choose(options, name, *inputs)))
         return reduce(torch.add, parts)
     if choice not in options:
         raise ChoiceError(f"the choice must be one of ({', '.join(options)}), but got {choice!r}")
@@ -61,22 +61,22 @@ def repeat(
     weights = {option: weight for option, weight, _ in depth.groups()}
     parts = []
     for index in range(deepest):
-        with _under(depth.beyond(index)):
+        with under(depth.beyond(index)):
             x = blocks[index](x, **arguments(index))
         if index + 1 in weights:
-            parts.append(_scaled(weights[index + 1], x))
+            parts.append(scaled(weights[index + 1], x))
     return reduce(torch.add, parts)
 
 
 @contextmanager
-def _under(there: Count) -> Iterator[None]:
+def under(there: Count) -> Iterator[None]:
     """What runs inside costs something only where ``there`` is 1."""
     recorder = recording()
     with nullcontext() if recorder is None else recorder.under(there):
         yield
 
 
-def _scaled(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def scaled(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """``weight * x``, but for an output that is empty because the network is only metered."""
     recorder = recording()
     return x if recorder is not None and recorder.metering else weight * x

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, final
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from manynet.elastic.count import Count
 
@@ -105,6 +106,17 @@ def masked(x: torch.Tensor, choice: int | Soft | None, dim: int = 1) -> torch.Te
     if not isinstance(choice, Soft) or x.is_meta:
         return x
     return x * choice.mask(x.shape[dim]).view(-1, *[1] * (x.dim() - dim % x.dim() - 1))
+
+
+def fitted(x: torch.Tensor, choice: int | Soft, dim: int = 1) -> torch.Tensor:
+    """``x`` cut, or filled with zeros, to a size along ``dim``; by a soft choice to its largest, then masked."""
+    size = max(choice.values) if isinstance(choice, Soft) else choice
+    dim %= x.dim()
+    if x.shape[dim] > size:
+        x = x.narrow(dim, 0, size)
+    elif x.shape[dim] < size:
+        x = F.pad(x, [0, 0] * (x.dim() - dim - 1) + [0, size - x.shape[dim]])
+    return masked(x, choice, dim)
 
 
 def _decided(value: Any, options: dict[str, int]) -> Any:

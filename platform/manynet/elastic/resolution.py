@@ -1,0 +1,66 @@
+"""A choice between resolutions inside a network (FBNetV2, arXiv 2004.05565, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+
+import torch
+
+from manynet.elastic.control import scaled, under
+from manynet.elastic.layer import ChoiceError, Size
+from manynet.elastic.soft import Soft
+
+
+def at_resolution(
+    operation: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, resolution: Size
+) -> torch.Tensor:
+    """Run ``operation`` on ``x`` subsampled to a side of ``resolution`` pixels.
+
+    The pixels that it gives go back to the places they came from, with zeros between, so that a sum over
+    resolutions aligns them; the operation itself sees no zeros, so its receptive field is that of the subsampled
+    image. What has no pixels, such as logits, stays as it is. A soft choice sums over its options by weight, and
+    keeps what all of them need for the backward pass: to spend the memory of one, draw one and decide.
+
+    Args:
+        operation: maps ``(B, C, h, h)`` of any side to features ``(B, C', h', h')``, or to ``(B, ...)`` of
+            another number of dimensions.
+        x: ``(B, C, H, H)``.
+        resolution: at most ``H``.
+
+    Raises:
+        ChoiceError: for a resolution above that of ``x``.
+    """
+    if not isinstance(resolution, Soft):
+        return scattered(operation(subsampled(x, resolution)), resolution, x.shape[-1])
+    parts = []
+    for size, weight, there in resolution.groups():
+        with under(there):
+            parts.append(scaled(weight, at_resolution(operation, x, size)))
+    return reduce(torch.add, parts)
+
+
+def subsampled(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Nearest neighbours of ``(B, C, H, H)`` on a grid of ``size`` by ``size``."""
+    side = x.shape[-1]
+    if size > side:
+        raise ChoiceError(f"resolution must be at most the input's, {side}, but got {size}")
+    if size == side:
+        return x
+    places = _places(size, side, x.device)
+    return x.index_select(2, places).index_select(3, places)
+
+
+def scattered(y: torch.Tensor, size: int, side: int) -> torch.Tensor:
+    """Put features ``(B, C, h, h)`` of an image subsampled from ``side`` to ``size`` back, with zeros between."""
+    if size == side or y.dim() != 4:
+        return y
+    whole = -(-y.shape[-1] * side // size)
+    places = _places(y.shape[-1], whole, y.device)
+    full = y.new_zeros(*y.shape[:2], whole, whole)
+    full[:, :, places[:, None], places] = y
+    return full
+
+
+def _places(size: int, side: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(size, device=device) * side // size
