@@ -134,6 +134,24 @@ def test_batches_are_what_networks_take(split: Split) -> None:
     assert set(batch.targets.tolist()) <= {0.0, 1.0}
 
 
+def test_a_division_has_every_example_in_one_of_two_parts(split: Split) -> None:
+    drawn, rest = split.divided(0.2, seed=1)
+    parts = [sorted_rows(as_clicks(part.batches(7))) for part in (drawn, rest)]
+    assert sorted(parts[0] + parts[1]) == sorted_rows(examples(150))
+    assert (len(drawn), len(rest)) == (len(parts[0]), len(parts[1])) and 15 < len(drawn) < 45
+    again = split.divided(0.2, seed=1)
+    assert same(drawn.batches(7), again[0].batches(7))
+    assert not same(drawn.batches(7, limit=14), split.divided(0.2, seed=2)[0].batches(7, limit=14))
+    epoch = take(rest.stream(10, seed=3), -(-len(rest) // 10))
+    assert {row for row in sorted_rows(as_clicks(epoch))} == set(parts[1])
+    assert same(epoch[3:], take(rest.stream(10, seed=3, start=3), len(epoch) - 3))
+    inner, outer = rest.divided(0.5, seed=1)
+    assert sorted(sorted_rows(as_clicks([*inner.batches(9), *outer.batches(9)]))) == parts[1]
+    for share in (0, 1):
+        with pytest.raises(DataError, match=f"share must be above 0 and below 1, but got {share}"):
+            split.divided(share, seed=0)
+
+
 def test_batches_hold_every_example_once_in_one_order(split: Split) -> None:
     assert [len(batch.targets) for batch in split.batches(64)] == [64, 64, 22]
     assert sorted_rows(as_clicks(split.batches(7))) == sorted_rows(examples(150))

@@ -572,6 +572,11 @@ def test_a_streamed_folder_gives_the_batches_of_one_in_memory(tmp_path: Path, ra
     assert same(held.validation.batches(4), streamed.validation.batches(4))
     assert [len(batch.targets) for batch in streamed.train.batches(8, limit=20)] == [8, 8, 4]
     check_order(streamed.train, take(held.train.stream(8, seed=3), 8))
+    for ours, theirs in zip(
+        streamed.train.divided(0.3, seed=1), held.train.divided(0.3, seed=1), strict=True
+    ):
+        assert 0 < len(ours) == len(theirs) < len(held.train)
+        assert same(ours.batches(4), theirs.batches(4))
 
 
 def test_streamed_parquet_keeps_the_contract(tmp_path: Path, ray_cluster: None) -> None:

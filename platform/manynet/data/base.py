@@ -72,6 +72,18 @@ class Split(ABC):
             DataError: if `size` is not a positive multiple of `world`, or `rank` is not below it.
         """
 
+    @abstractmethod
+    def divided(self, share: float, *, seed: int) -> tuple[Split, Split]:
+        """Two splits with no example in common: about `share` of this one's examples, and the rest.
+
+        Args:
+            share: above 0 and below 1.
+            seed: that draws them.
+
+        Raises:
+            DataError: if `share` is not within.
+        """
+
 
 @dataclass(frozen=True)
 class Images:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from manynet.data.base import Batch, Split, generator
-from manynet.data.order import Rows, check_batches, check_share, regroup, share
+from manynet.data.division import Part
+from manynet.data.order import Rows, check_batches, check_division, check_share, regroup, share
 
 
 class HeldSplit(Split):
@@ -33,3 +35,23 @@ class HeldSplit(Split):
 
         mine = share(epoch, len(self), size=size, start=start, rank=rank, world=world)
         return (self.take(rows) for (rows,) in regroup(((rows,) for rows in mine), size // world))
+
+    def divided(self, share: float, *, seed: int) -> tuple[Split, Split]:
+        check_division(share)
+        rows = np.arange(len(self))
+        drawn, rest = (SomeRows(self, Part(share, seed, which).of(rows)) for which in (True, False))
+        return drawn, rest
+
+
+@dataclass(frozen=True, eq=False)
+class SomeRows(HeldSplit):
+    """Some rows of a split in memory, which they share."""
+
+    whole: HeldSplit
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: Rows) -> Batch:
+        return self.whole.take(self.rows[rows])

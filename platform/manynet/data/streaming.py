@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -14,8 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manynet.data.base import Batch, Data, DataError, Images, Split, generator
+from manynet.data.division import Part
 from manynet.data.memory import Normalisation
-from manynet.data.order import Rows, check_batches, check_share, first, regroup, share
+from manynet.data.order import Rows, check_batches, check_division, check_share, first, regroup, share
 from manynet.data.pixels import ImageShape
 from manynet.data.splitting import Parts
 
@@ -99,6 +100,14 @@ class StreamedSplit(Split):
 
         mine = share(epoch, len(self), size=size, start=start, rank=rank, world=world)
         return self._read(mine, size // world, world)
+
+    def divided(self, share: float, *, seed: int) -> tuple[Split, Split]:
+        check_division(share)
+        places = np.arange(len(self))
+        drawn, rest = (
+            replace(self, rows=self.rows[Part(share, seed, which).of(places)]) for which in (True, False)
+        )
+        return drawn, rest
 
     def _read(self, order: Iterator[Rows], size: int, readers: int) -> Iterator[Batch]:
         pieces = (piece for leg in _legs(order) for piece in _run(self.source, leg, readers))

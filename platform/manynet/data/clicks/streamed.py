@@ -9,7 +9,8 @@ Criteo's 13 + 26 features in mixed batches of 512.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from manynet.data.base import Batch, DataError, Split, generator
 from manynet.data.clicks.features import Categorical, Features
 from manynet.data.clicks.memory import Clicks
 from manynet.data.clicks.schema import LABEL
-from manynet.data.order import Rows, check_batches, check_share, first, regroup, share
+from manynet.data.division import Part
+from manynet.data.order import Rows, check_batches, check_division, check_share, first, regroup, share
 from manynet.data.parquet_files import RowGroups, group_rows, list_parquet, open_parquet, read_parquet
 from manynet.data.prefetch import prefetched
 
@@ -177,13 +179,18 @@ class StreamedClicks(Split):
     """
 
     files: ClickFiles
+    parts: tuple[Part, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.files)
+        return self._length
+
+    @cached_property
+    def _length(self) -> int:
+        return sum(map(len, self._kept(self.files.fixed_order()))) if self.parts else len(self.files)
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         check_batches(size, limit)
-        return self._read(first(self.files.fixed_order(), limit or len(self)), size)
+        return self._read(first(self._kept(self.files.fixed_order()), limit or len(self)), size)
 
     def stream(
         self, size: int, *, seed: int, start: int = 0, rank: int = 0, world: int = 1
@@ -191,11 +198,24 @@ class StreamedClicks(Split):
         check_share(size, start, rank, world)
 
         def epoch(number: int) -> Iterator[Rows]:
-            return self.files.order(generator("epoch", seed, number), WINDOW)
+            return self._kept(self.files.order(generator("epoch", seed, number), WINDOW))
 
         return self._read(
             share(epoch, len(self), size=size, start=start, rank=rank, world=world), size // world
         )
+
+    def divided(self, share: float, *, seed: int) -> tuple[Split, Split]:
+        check_division(share)
+        # A part of a part must not be drawn by the same numbers.
+        own = seed + len(self.parts)
+        drawn, rest = (replace(self, parts=(*self.parts, Part(share, own, which))) for which in (True, False))
+        return drawn, rest
+
+    def _kept(self, order: Iterator[Rows]) -> Iterator[Rows]:
+        for rows in order:
+            for part in self.parts:
+                rows = part.of(rows)
+            yield rows
 
     def _read(self, order: Iterator[Rows], size: int) -> Iterator[Batch]:
         pieces = prefetched(self.files.read(order), AHEAD)
