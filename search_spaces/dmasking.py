@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 import manynet as mn
 from manynet import elastic
-from manynet.elastic.layer import Size
 
 ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": F.relu, "hswish": F.hardswish}
 _REDUCTION = 4
@@ -51,7 +50,7 @@ class SqueezeExcite(nn.Module):
         self.reduce = elastic.Conv2d(channels, reduced(channels), 1)
         self.expand = elastic.Conv2d(reduced(channels), channels, 1)
 
-    def forward(self, x: torch.Tensor, channels: Size) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, channels: elastic.Size) -> torch.Tensor:
         """Scale ``(B, channels, H, W)``."""
         inner = elastic.combine(reduced, channels)
         y = F.relu(elastic.masked(self.reduce(x.mean((2, 3), keepdim=True), inner, channels), inner))
@@ -96,21 +95,26 @@ class InvertedResidual(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        inputs: Size,
-        outputs: Size,
-        inner: Size,
-        kernel: Size,
+        inputs: elastic.Size,
+        outputs: elastic.Size,
+        inner: elastic.Size,
+        kernel: elastic.Size,
         excite: Any,
         activation: Any,
     ) -> torch.Tensor:
         """Map ``(B, inputs, H, W)`` to ``(B, outputs, H', W')``; what fits of the input is added at stride 1."""
         act = partial(elastic.choose, ACTIVATIONS, activation)
+
+        def excited(y: torch.Tensor) -> torch.Tensor:
+            output: torch.Tensor = self.excite(y, inner)
+            return output
+
         y = x
         if self.expand is not None and self.expand_norm is not None:
             y = act(self.expand_norm(self.expand(y, inner, inputs), inner))
         y = self.depthwise(y, in_channels=inner, kernel_size=kernel)
         y = act(self.depthwise_norm(y, inner))
-        y = elastic.choose({"se": partial(self.excite, channels=inner), "none": _same}, excite, y)
+        y = elastic.choose({"se": excited, "none": _same}, excite, y)
         y = self.project_norm(self.project(y, outputs, inner), outputs)
         assert isinstance(y, torch.Tensor)
         return y + elastic.fitted(x, outputs) if self.stride == 1 else y
@@ -165,7 +169,7 @@ class DMasking(mn.Supernet):
 
     def _classified(self, x: torch.Tensor, arch: mn.Architecture) -> torch.Tensor:
         x = F.hardswish(self.stem_norm(self.stem(x)))
-        width: Size = self.width
+        width: elastic.Size = self.width
         for number, block in enumerate(self.blocks, 1):
             x = self._block(block, x, width, f"block{number}.", arch)
             width = arch[f"block{number}.channels"]
@@ -174,7 +178,7 @@ class DMasking(mn.Supernet):
         return logits
 
     def _block(
-        self, block: nn.Module, x: torch.Tensor, inputs: Size, prefix: str, arch: mn.Architecture
+        self, block: nn.Module, x: torch.Tensor, inputs: elastic.Size, prefix: str, arch: mn.Architecture
     ) -> torch.Tensor:
         outputs = arch[prefix + "channels"]
 

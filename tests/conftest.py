@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 
@@ -13,6 +14,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(ROOT / "platform"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
+
+
+# On as many cores as Ray's workers use, threads would wait for each other.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ OPERATORS = {"dense_operator": "fc+dot_product+gating+sum", "sparse_operator": "
 
 def step(number: int) -> Step:
     random = np.random.default_rng((0, number))
-    return Step(space, number, TOTAL, random, 0.0, nullcontext, lambda tensors: None)
+    return Step(space, number, TOTAL, random, 0.0, nullcontext, lambda tensors: None, pytest.fail)
 
 
 def draws(strategy: AnyConnection, numbers: range) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import manynet as mn
 from manynet.data.clicks.features import Categorical, Features
 from manynet.export import export
 from manynet.subnet import ExportError
-from search_spaces import nasrec, vit
+from search_spaces import dmasking, nasrec, vit
 
 PRESETS = {"tiny": 12, "autoformer_t": 1, "autoformer_s": 1, "autoformer_b": 1, "deit_scaling": 4}
 
@@ -71,6 +71,7 @@ NASREC = {"tiny": 8, "tiny_unbalanced": 4, "small": 2, "full": 3}
 CASES += [
     (getattr(nasrec, name).fitted(_FEATURES), seed) for name, count in NASREC.items() for seed in range(count)
 ]
+CASES += [(dmasking.tiny, seed) for seed in range(10)] + [(dmasking.fbnetv2, seed) for seed in range(2)]
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def settings(**changed):
 
 def step_of(space, number=0):
     random = np.random.default_rng((0, number))
-    return Step(space, number, 20, random, 0.1, nullcontext, average)
+    return Step(space, number, 20, random, 0.1, nullcontext, average, pytest.fail)
 
 
 def batches(digits, count, start=0):

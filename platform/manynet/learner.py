@@ -40,6 +40,7 @@ class Learner:
         settings: of the run; ``batch_size`` and ``workers`` play no part here.
         rank: of this worker; only layers that draw (dropout) differ by it.
         group: the workers that train together; None is all there are.
+        held: batches for strategies that hold examples out; see :class:`Step`.
 
     Attributes:
         step: optimizer steps done.
@@ -53,8 +54,10 @@ class Learner:
         settings: TrainSettings,
         rank: int = 0,
         group: dist.ProcessGroup | None = None,
+        held: Callable[[int], Batch] | None = None,
     ) -> None:
         self.space, self.strategy, self.settings = space, strategy, settings
+        self._held = held or _nothing_held
         self.rank, self.group = rank, group
         self.device = next(network.parameters()).device
         self._plain = network
@@ -142,6 +145,7 @@ class Learner:
             label_smoothing=self.space.task.label_smoothing if smoothing is None else smoothing,
             autocast=self.autocast,
             average=lambda tensors: average(tensors, self.group),
+            held=self._held,
         )
 
     def _update(self) -> None:
@@ -156,6 +160,10 @@ class Learner:
                 f"gradients must be finite, but at step {self.step} they were not, {_MOST_SKIPPED} times in a row; "
                 f"try a lower train.learning_rate than {self.settings.learning_rate}, or precision float32"
             )
+
+
+def _nothing_held(number: int) -> Batch:
+    raise TrainingError("a strategy that asks for held-out batches must say how many by held_out")
 
 
 def with_fused_tables(

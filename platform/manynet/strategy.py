@@ -16,7 +16,7 @@ from torch import nn
 from manynet import reference
 from manynet.data import Batch
 from manynet.errors import ManynetError
-from manynet.space import SearchSpace
+from manynet.space import Architecture, SearchSpace
 
 
 class TrainingError(ManynetError):
@@ -36,6 +36,7 @@ class Step:
         autocast: makes the context of a forward pass and its loss.
         average: replaces tensors by their mean over workers. The loop does it for the network's
             gradients; a strategy needs it only for parameters of its own.
+        held: a batch of the examples held out for the strategy, by number from 0: this worker's part.
     """
 
     space: SearchSpace
@@ -45,6 +46,7 @@ class Step:
     label_smoothing: float
     autocast: Callable[[], AbstractContextManager[Any]]
     average: Callable[[Sequence[torch.Tensor]], None]
+    held: Callable[[int], Batch]
 
 
 class Strategy(ABC):
@@ -56,9 +58,11 @@ class Strategy(ABC):
 
     Attributes:
         trains: whether it is given the supernet, or an extracted subnet.
+        held_out: share of the training examples that come by :attr:`Step.held` alone, and never as a batch.
     """
 
     trains: ClassVar[Literal["supernet", "subnet"]] = "supernet"
+    held_out: float = 0.0
 
     @abstractmethod
     def backward(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
@@ -78,6 +82,14 @@ class Strategy(ABC):
 
     def start(self, space: SearchSpace, device: torch.device) -> None:  # noqa: B027 (most keep no state)
         """Make parameters of its own, before the first step and before a state is loaded."""
+
+    def watched(self, space: SearchSpace) -> Mapping[str, Architecture]:
+        """Subnets whose validation metrics tell how far training is, by name."""
+        return {"largest": space.largest, "smallest": space.smallest}
+
+    def found(self) -> Architecture | None:
+        """The architecture it chose, where it chooses one; a search evaluates it first."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values that a checkpoint must hold."""

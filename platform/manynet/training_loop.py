@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import distributed as dist
 from torch import nn
 
 from manynet import checkpoint
-from manynet.data import Batch, Data
+from manynet.data import Batch, Data, Split
 from manynet.data.augment import augment
 from manynet.domains import Value
 from manynet.evaluation import calibrated, has_batch_norm, score_rows
@@ -121,7 +121,11 @@ class Training:
         strategy = load_strategy(settings.strategy, settings.strategy_options, job.trains)
         network = initial_network(work.space, job).to(worker.device)
         _send_from_first(network, worker)
-        self.learner = Learner(network, work.space, strategy, settings, worker.rank)
+        self._train, held = work.data.train, None
+        if strategy.held_out:
+            theirs, self._train = work.data.train.divided(strategy.held_out, seed=settings.seed)
+            held = HeldOut(lambda start: self._stream(theirs, start))
+        self.learner = Learner(network, work.space, strategy, settings, worker.rank, held=held)
         self.rows: list[dict[str, float]] = []
         self._losses: list[torch.Tensor] = []
         self._started = time.monotonic()
@@ -156,11 +160,13 @@ class Training:
 
     def _batches(self) -> Iterator[Batch]:
         """This worker's part of each joint batch, from the learner's step on."""
-        settings, worker, start = self.job.settings, self.worker, self.learner.step
+        return self._stream(self._train, self.learner.step)
+
+    def _stream(self, split: Split, start: int) -> Iterator[Batch]:
+        """This worker's part of each joint batch of a split, augmented, from batch ``start`` on."""
+        settings, worker = self.job.settings, self.worker
         seed, rank, world = settings.seed, worker.rank, worker.world
-        stream = self.work.data.train.stream(
-            settings.batch_size, seed=seed, start=start, rank=rank, world=world
-        )
+        stream = split.stream(settings.batch_size, seed=seed, start=start, rank=rank, world=world)
         for step, batch in enumerate(stream, start):
             moved = Batch(_to(batch.inputs, worker.device), batch.targets.to(worker.device))
             yield augment(moved, settings.augment, seed=seed, step=step, rank=rank, world=world)
@@ -216,7 +222,7 @@ class Training:
             return self._score(network)
         return {
             f"{name}/{metric}": value
-            for name, arch in (("largest", space.largest), ("smallest", space.smallest))
+            for name, arch in self.learner.strategy.watched(space).items()
             for metric, value in self._score(self._extracted(network, arch)).items()
         }
 
@@ -251,6 +257,7 @@ class Training:
                 "identity": self.job.identity,
                 "digest": hashlib.sha256(content).hexdigest()[:16],
                 "curves": self.rows,
+                "found": self.learner.strategy.found(),
                 "seconds": time.monotonic() - self._started,
             }
             write_bytes(f"{self.job.folder}/{RESULT}", json.dumps(result, indent=1).encode())
@@ -259,6 +266,20 @@ class Training:
         if not isinstance(network, Subnet):
             return network
         return calibrated(network, self.work.space, self._calibration(network)).network
+
+
+class HeldOut:
+    """Batches by their number, of a stream that is cheap to go on with and costly to start."""
+
+    def __init__(self, stream: Callable[[int], Iterator[Batch]]) -> None:
+        self._stream, self._next = stream, 0
+        self._batches: Iterator[Batch] | None = None
+
+    def __call__(self, number: int) -> Batch:
+        if self._batches is None or number != self._next:
+            self._batches = self._stream(number)
+        self._next = number + 1
+        return next(self._batches)
 
 
 def initial_network(space: SearchSpace, job: Job) -> nn.Module:

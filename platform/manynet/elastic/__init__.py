@@ -4,7 +4,7 @@ from manynet.elastic.attention import Attention, scaled_dot_product_attention
 from manynet.elastic.control import choose, repeat
 from manynet.elastic.conv import Conv2d
 from manynet.elastic.embedding import Parameter, PatchEmbedding, PositionEmbedding
-from manynet.elastic.layer import ChoiceError, Elastic
+from manynet.elastic.layer import ChoiceError, Elastic, Size
 from manynet.elastic.linear import Linear
 from manynet.elastic.norm import BatchNorm2d, LayerNorm
 from manynet.elastic.resolution import at_resolution
@@ -23,6 +23,7 @@ __all__ = [
     "Parameter",
     "PatchEmbedding",
     "PositionEmbedding",
+    "Size",
     "Soft",
     "Table",
     "at_resolution",

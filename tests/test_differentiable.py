@@ -1,0 +1,135 @@
+"""Differentiable search: what is learnt from what, cost targets, and resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import manynet as mn
+from manynet.data import Batch, load
+from manynet.learner import Learner
+from manynet.settings import TrainSettings
+from manynet.strategy import TrainingError, load_strategy
+from manynet.training_loop import HeldOut
+from search_spaces import dmasking, vit
+from trainers import cost_terms
+from trainers.differentiable import Differentiable
+
+SPACE = dmasking.space(
+    "mini",
+    resolution=(6, 8),
+    stages=(
+        dmasking.Stage((4, 8), 1, 1, (1.0, 2.0)),
+        dmasking.Stage((4, 8, 12), 2, 2, (1.5, 3.0)),
+    ),
+    stem=4,
+    stem_stride=1,
+    head=16,
+    channels=1,
+    classes=10,
+)
+DATA = load("digits", channels=1, image_size=8)
+
+
+def learner(strategy: Differentiable, steps: int) -> Learner:
+    torch.manual_seed(0)
+    held, _ = DATA.train.divided(strategy.held_out, seed=0)
+    settings = TrainSettings(steps=steps, batch_size=32, learning_rate=5e-3, ema=0)
+    stream = HeldOut(lambda start: held.stream(32, seed=0, start=start))
+    return Learner(SPACE.build(), SPACE, strategy, settings, held=stream)
+
+
+def batches(start: int = 0) -> Iterator[Batch]:
+    _, rest = DATA.train.divided(0.2, seed=0)
+    return rest.stream(32, seed=0, start=start)
+
+
+def trained(strategy: Differentiable, steps: int) -> dict[str, torch.Tensor]:
+    learning, stream = learner(strategy, steps), batches()
+    for _ in range(steps):
+        logged = learning.train_on(next(stream))
+    return logged
+
+
+@pytest.mark.parametrize("target", [20_000, 40_000])
+def test_the_likeliest_architecture_costs_what_was_asked(target: int) -> None:
+    assert mn.cost(SPACE, SPACE.smallest).macs < 15_000 and mn.cost(SPACE, SPACE.largest).macs > 60_000
+    strategy = Differentiable(target=target, strength=3.0, learning_rate=0.1, every=1, warmup=0.0)
+    logged = trained(strategy, 150)
+    found = mn.cost(SPACE, strategy.found()).macs
+    assert found == pytest.approx(target, rel=0.15)
+    assert float(logged["found_macs"]) == pytest.approx(found)
+    assert {"loss", "temperature", "entropy", "expected_macs"} <= logged.keys()
+
+
+def test_logits_learn_from_held_out_examples_and_weights_do_not() -> None:
+    strategy = Differentiable(target=30_000, every=2, warmup=0.0)
+    learning, weights_alone = learner(strategy, 8), learner(Differentiable(target=30_000, every=99), 8)
+    held, asked = learning._held, []
+
+    def noted(number: int) -> Batch:
+        asked.append(number)
+        return held(number)
+
+    learning._held = noted
+    before = {key: logit.detach().clone() for key, logit in strategy.logits.items()}
+    stream, same_stream = batches(), batches()
+    for update in (False, True):
+        weights_alone.train_on(next(same_stream))
+        learning.train_on(next(stream))
+        changed = [key for key, logit in strategy.logits.items() if not torch.equal(logit, before[key])]
+        assert bool(changed) == update and asked == [0] * update
+    # The logits' pass leaves no gradient in the weights: they are what they are without it.
+    for ours, theirs in zip(learning.network.parameters(), weights_alone.network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_resumed_search_goes_on_as_it_was() -> None:
+    whole, halves = (learner(Differentiable(target=30_000, every=2), 12) for _ in range(2))
+    stream = batches()
+    expected = [whole.train_on(next(stream)) for _ in range(12)]
+    stream = batches()
+    for _ in range(7):
+        halves.train_on(next(stream))
+    resumed = learner(Differentiable(target=30_000, every=2), 12)
+    resumed.load_state_dict(halves.state_dict())
+    stream = batches(7)
+    for step in range(7, 12):
+        logged = resumed.train_on(next(stream))
+        assert logged.keys() == expected[step].keys()
+        for name, value in logged.items():
+            torch.testing.assert_close(value, expected[step][name])
+    one, two = whole.strategy.state_dict(), resumed.strategy.state_dict()
+    torch.testing.assert_close(one["logits"], two["logits"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "target"),
+        ({"target": 0}, "target must be above 0, but got 0"),
+        ({"target": 1, "cost": "watts"}, r"cost must be one of \(macs, parameters\), but got 'watts'"),
+        ({"target": 1, "held_out": 0}, "held_out must be a share below 1, but got 0"),
+        ({"target": 1, "warmup": 1}, "warmup must be a share below 1, but got 1"),
+        ({"target": 1, "temprature": 1}, "an option of .* must be one of"),
+    ],
+)
+def test_options_that_are_not_allowed(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        load_strategy("trainers.differentiable:Differentiable", options, "supernet")
+
+
+def test_a_space_without_undecided_choices_is_refused() -> None:
+    with pytest.raises(TrainingError, match="choices that may stay undecided, but 'vit-tiny' has none"):
+        Differentiable(target=1).start(vit.tiny, torch.device("cpu"))
+
+
+def test_cost_terms() -> None:
+    loss, cost = torch.tensor(2.0), torch.tensor(150.0)
+    assert float(cost_terms.absolute(loss, cost, 100, 2)) == pytest.approx(3.0)
+    assert float(cost_terms.absolute(loss, cost, 300, 2)) == pytest.approx(3.0)
+    assert float(cost_terms.additive(loss, cost, 150, 2)) == pytest.approx(2.0)
+    assert float(cost_terms.multiplied(loss, cost, 150, 1)) == pytest.approx(2 * (1 + 0.6931472))

@@ -1,0 +1,199 @@
+"""Differentiable search: the options of every choice share one forward pass, and their weights are learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, final, get_args
+
+import numpy as np
+import torch
+from torch import nn
+
+from manynet import reference
+from manynet.data import Batch
+from manynet.elastic.count import Expectation
+from manynet.evaluation import fit
+from manynet.space import Architecture, SearchSpace
+from manynet.strategy import Step, Strategy, TrainingError
+
+Cost = Literal["macs", "parameters"]
+Term = Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]
+
+
+@final
+class Differentiable(Strategy):
+    """Learns shared weights and, on examples held out from them, which option of each choice to take.
+
+    Masks and Gumbel-softmax as in FBNetV2 (Wan et al., arXiv 2004.05565). Weights of options decay from what noise
+    decides to what was learnt, with the temperature. Cost is that of architectures drawn by the learnt
+    probabilities, which sharpen with the temperature too: so at the end it is the cost of the likeliest one.
+
+    Args:
+        target: cost to aim for, in the unit of ``cost``.
+        cost: ``macs`` or ``parameters``, of one example.
+        term: ``module:name`` of what weighs cost against the loss; see :mod:`trainers.cost_terms`.
+        strength: of that term.
+        temperature: of the first step; it falls exponentially.
+        final_temperature: of the last step.
+        learning_rate: of the probabilities' logits, which Adam trains.
+        every: steps of the weights to one of the logits.
+        held_out: share of the training examples that teach the logits and not the weights.
+        warmup: share of the steps in which the weights alone are trained.
+        drawn: keys, separated by commas, of which every step draws one option rather than sum over all: less
+            memory and time, where options are paths of their own, such as resolutions. Their logits learn from the
+            loss of each option in turn, without a backward pass.
+    """
+
+    def __init__(
+        self,
+        target: float,
+        cost: Cost = "macs",
+        term: str = "trainers.cost_terms:absolute",
+        strength: float = 1.0,
+        temperature: float = 5.0,
+        final_temperature: float = 0.2,
+        learning_rate: float = 0.02,
+        every: int = 4,
+        held_out: float = 0.2,
+        warmup: float = 0.1,
+        drawn: str = "resolution",
+    ) -> None:
+        if cost not in get_args(Cost):
+            raise ValueError(f"cost must be one of ({', '.join(get_args(Cost))}), but got {cost!r}")
+        positive = {
+            "target": target,
+            "temperature": temperature,
+            "final_temperature": final_temperature,
+            "learning_rate": learning_rate,
+            "every": every,
+        }
+        for name, value in positive.items():
+            if isinstance(value, bool) or not value > 0:
+                raise ValueError(f"{name} must be above 0, but got {value!r}")
+        for name, value in (("held_out", held_out), ("warmup", warmup)):
+            if not 0 <= value < 1 or (name == "held_out" and not value):
+                raise ValueError(f"{name} must be a share below 1, but got {value!r}")
+        self.target, self.cost, self.strength = target, cost, strength
+        self.temperature, self.final_temperature = temperature, final_temperature
+        self.learning_rate, self.every, self.warmup = learning_rate, every, warmup
+        self.held_out = held_out
+        self.term: Term = reference.load(term)
+        self.drawn = tuple(filter(None, (key.strip() for key in drawn.split(","))))
+
+    def start(self, space: SearchSpace, device: torch.device) -> None:
+        if not space.soft:
+            raise TrainingError(
+                f"Differentiable trains spaces with choices that may stay undecided, but {space.name!r} has none"
+            )
+        self.space = space
+        self.logits = {
+            key: torch.zeros(len(options), device=device, requires_grad=True)
+            for key, options in space.soft.items()
+        }
+        self.optimizer = torch.optim.Adam(self.logits.values(), lr=self.learning_rate, betas=(0.5, 0.999))
+        macs, parameters = space.count(space.soften(space.largest, self.logits))
+        self._expected = Expectation(macs if self.cost == "macs" else parameters).to(device)
+
+    def backward(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            arch = self._relaxed(step)
+        loss = self._loss(network, batch, arch, step)
+        torch.autograd.backward(loss)
+        updates, ready = divmod(step.number + 1 - round(self.warmup * step.total), self.every)
+        if updates > 0 and not ready:
+            self._learn(network, step, updates - 1)
+        return {"loss": loss.detach(), **self._progress(step)}
+
+    def found(self) -> Architecture:
+        """The likeliest option of each choice."""
+        return self.space.canonical({**self.space.largest, **self._likeliest()})
+
+    def watched(self, space: SearchSpace) -> Mapping[str, Architecture]:
+        return {"found": self.found()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "logits": {key: logit.detach() for key, logit in self.logits.items()},
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for key, logit in self.logits.items():
+            logit.data.copy_(state["logits"][key])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _learn(self, network: nn.Module, step: Step, update: int) -> None:
+        """One step of the logits, on examples that the weights never see."""
+        batch = step.held(update)
+        loss = self._loss(network, batch, self._relaxed(step), step)
+        for key in self.drawn:
+            loss = loss + self._expected_loss(network, batch, key, step)
+        total = self.term(loss, self.expected_cost(step), self.target, self.strength)
+        # Of the logits alone: the weights' own gradients are left as they are.
+        slopes = torch.autograd.grad(total, list(self.logits.values()), allow_unused=True)
+        slopes = tuple(
+            torch.zeros_like(logit) if slope is None else slope
+            for logit, slope in zip(self.logits.values(), slopes, strict=True)
+        )
+        step.average(slopes)
+        for logit, slope in zip(self.logits.values(), slopes, strict=True):
+            logit.grad = slope
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _expected_loss(self, network: nn.Module, batch: Batch, key: str, step: Step) -> torch.Tensor:
+        """What the loss is on average over a drawn choice, in which the losses themselves are constants."""
+        with torch.no_grad():
+            arch = self._relaxed(step)
+            losses = [
+                self._loss(network, batch, {**arch, key: option}, step) for option in self.space.soft[key]
+            ]
+        expected = torch.stack(losses) @ self.logits[key].softmax(0)
+        # Its value must not count twice.
+        return expected - expected.detach()
+
+    def _loss(self, network: nn.Module, batch: Batch, arch: Architecture, step: Step) -> torch.Tensor:
+        # Images come at the resolution that was drawn, or at the largest where it is undecided.
+        inputs = fit(batch.inputs, step.space, step.space.decided(arch))
+        with step.autocast():
+            outputs = network(*inputs, arch=arch)
+            loss: torch.Tensor = step.space.task.loss(outputs, batch.targets, step.label_smoothing)
+        return loss
+
+    def _relaxed(self, step: Step) -> dict[str, Any]:
+        """Weights of every option by Gumbel-softmax, with noise that is equal on every worker."""
+        noise = np.random.default_rng(step.random.bit_generator.seed_seq.spawn(1)[0])  # type: ignore[attr-defined]
+        weights, decided = {}, {}
+        for key, logit in self.logits.items():
+            gumbel = torch.from_numpy(noise.gumbel(size=len(logit))).to(logit)
+            if key in self.drawn:
+                decided[key] = self.space.soft[key][int((logit.detach() + gumbel).argmax())]
+            else:
+                weights[key] = ((logit + gumbel) / self._temperature(step)).softmax(0)
+        return self.space.soften({**self.space.largest, **decided}, weights)
+
+    def expected_cost(self, step: Step) -> torch.Tensor:
+        """Mean cost of architectures drawn by the probabilities, sharpened as the temperature is below 1."""
+        sharp = min(1.0, self._temperature(step))
+        weights = {key: (logit / sharp).softmax(0) for key, logit in self.logits.items()}
+        expected: torch.Tensor = self._expected(weights)
+        return expected
+
+    def _temperature(self, step: Step) -> float:
+        progress = step.number / max(1, step.total - 1)
+        return float(self.temperature * (self.final_temperature / self.temperature) ** progress)
+
+    def _likeliest(self) -> dict[str, Any]:
+        return {key: self.space.soft[key][int(logit.argmax())] for key, logit in self.logits.items()}
+
+    @torch.no_grad()
+    def _progress(self, step: Step) -> dict[str, torch.Tensor]:
+        probabilities = {key: logit.softmax(0) for key, logit in self.logits.items()}
+        entropy = sum(-(p * p.clamp_min(1e-12).log()).sum() for p in probabilities.values())
+        certain = {key: nn.functional.one_hot(p.argmax(), len(p)).to(p) for key, p in probabilities.items()}
+        return {
+            "temperature": torch.tensor(self._temperature(step)),
+            "entropy": torch.as_tensor(entropy),
+            f"expected_{self.cost}": self._expected(probabilities),
+            f"found_{self.cost}": self._expected(certain),
+        }
