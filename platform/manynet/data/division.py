@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from manynet.data.base import DataError
 from manynet.data.clicks.hashing import mix
 from manynet.data.order import Rows
 
@@ -34,3 +35,14 @@ class Part:
         hashes = mix(rows.astype(np.uint64) + start)
         belongs: NDArray[np.bool_] = (hashes < np.uint64(self.share * 2**64)) == self.drawn
         return belongs
+
+
+def parts(share: float, seed: int) -> tuple[Part, Part]:
+    """The rows that are drawn, and the rest.
+
+    Raises:
+        DataError: as `Split.divided` says.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"share must be above 0 and below 1, but got {share}")
+    return Part(share, seed, True), Part(share, seed, False)

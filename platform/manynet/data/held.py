@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from manynet.data.base import Batch, Split, generator
-from manynet.data.division import Part
-from manynet.data.order import Rows, check_batches, check_division, check_share, regroup, share
+from manynet.data.division import parts
+from manynet.data.order import Rows, check_batches, check_share, regroup, share
 
 
 class HeldSplit(Split):
@@ -37,9 +37,8 @@ class HeldSplit(Split):
         return (self.take(rows) for (rows,) in regroup(((rows,) for rows in mine), size // world))
 
     def divided(self, share: float, *, seed: int) -> tuple[Split, Split]:
-        check_division(share)
         rows = np.arange(len(self))
-        drawn, rest = (SomeRows(self, Part(share, seed, which).of(rows)) for which in (True, False))
+        drawn, rest = (SomeRows(self, part.of(rows)) for part in parts(share, seed))
         return drawn, rest
 
 

@@ -39,16 +39,6 @@ def check_batches(size: int, limit: int | None) -> None:
         raise DataError(f"limit must be at least 1 example, but got {limit}")
 
 
-def check_division(share: float) -> None:
-    """Refuse to divide a split into nothing and all.
-
-    Raises:
-        DataError: as `Split.divided` says.
-    """
-    if not 0 < share < 1:
-        raise DataError(f"share must be above 0 and below 1, but got {share}")
-
-
 def share(
     epoch: Callable[[int], Iterable[Rows]], length: int, *, size: int, start: int, rank: int, world: int
 ) -> Iterator[Rows]:

@@ -14,9 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manynet.data.base import Batch, Data, DataError, Images, Split, generator
-from manynet.data.division import Part
+from manynet.data.division import parts
 from manynet.data.memory import Normalisation
-from manynet.data.order import Rows, check_batches, check_division, check_share, first, regroup, share
+from manynet.data.order import Rows, check_batches, check_share, first, regroup, share
 from manynet.data.pixels import ImageShape
 from manynet.data.splitting import Parts
 
@@ -102,11 +102,8 @@ class StreamedSplit(Split):
         return self._read(mine, size // world, world)
 
     def divided(self, share: float, *, seed: int) -> tuple[Split, Split]:
-        check_division(share)
         places = np.arange(len(self))
-        drawn, rest = (
-            replace(self, rows=self.rows[Part(share, seed, which).of(places)]) for which in (True, False)
-        )
+        drawn, rest = (replace(self, rows=self.rows[part.of(places)]) for part in parts(share, seed))
         return drawn, rest
 
     def _read(self, order: Iterator[Rows], size: int, readers: int) -> Iterator[Batch]:

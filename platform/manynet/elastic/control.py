@@ -25,11 +25,7 @@ def choose(
         ChoiceError: when there is no such option.
     """
     if isinstance(choice, Soft):
-        parts = []
-        for name, weight, there in choice.groups():
-            with under(there):
-                parts.append(scaled(weight, choose(options, name, *inputs)))
-        return reduce(torch.add, parts)
+        return weighted(choice, lambda name: choose(options, name, *inputs))
     if choice not in options:
         raise ChoiceError(f"the choice must be one of ({', '.join(options)}), but got {choice!r}")
     output: torch.Tensor = options[choice](*inputs)
@@ -61,22 +57,31 @@ def repeat(
     weights = {option: weight for option, weight, _ in depth.groups()}
     parts = []
     for index in range(deepest):
-        with under(depth.beyond(index)):
+        with _under(depth.beyond(index)):
             x = blocks[index](x, **arguments(index))
         if index + 1 in weights:
-            parts.append(scaled(weights[index + 1], x))
+            parts.append(_scaled(weights[index + 1], x))
+    return reduce(torch.add, parts)
+
+
+def weighted(choice: Soft, run: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+    """What ``run`` gives for each value of a soft choice, summed by weight."""
+    parts = []
+    for value, weight, there in choice.groups():
+        with _under(there):
+            parts.append(_scaled(weight, run(value)))
     return reduce(torch.add, parts)
 
 
 @contextmanager
-def under(there: Count) -> Iterator[None]:
+def _under(there: Count) -> Iterator[None]:
     """What runs inside costs something only where ``there`` is 1."""
     recorder = recording()
     with nullcontext() if recorder is None else recorder.under(there):
         yield
 
 
-def scaled(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def _scaled(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """``weight * x``, but for an output that is empty because the network is only metered."""
     recorder = recording()
     return x if recorder is not None and recorder.metering else weight * x

@@ -101,7 +101,7 @@ class Conv2d(Elastic, nn.Conv2d):
         if isinstance(self.padding, str):
             return self.padding
         height, width = (
-            self.padding[d] - self.dilation[d] * (self.weight.shape[2 + d] - kernel[d]) // 2 for d in (0, 1)
+            self.padding[d] - self.dilation[d] * (self.kernel_size[d] - kernel[d]) // 2 for d in (0, 1)
         )
         return height, width
 
@@ -130,12 +130,7 @@ class Conv2d(Elastic, nn.Conv2d):
         self.out_channels = self.weight.shape[0]
         self.in_channels = self.out_channels if self.depthwise else self.weight.shape[1]
         self.groups = self.in_channels if self.depthwise else 1
-        if not isinstance(self.padding, str):
-            before = self.kernel_size
-            height, width = (
-                self.padding[d] - self.dilation[d] * (before[d] - kernel[d]) // 2 for d in (0, 1)
-            )
-            self.padding = height, width
+        self.padding = self._padding(kernel)
         self.kernel_size = kernel
 
 

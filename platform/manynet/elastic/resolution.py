@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
 
 import torch
 
-from manynet.elastic.control import scaled, under
+from manynet.elastic.control import weighted
 from manynet.elastic.layer import ChoiceError, Size
 from manynet.elastic.soft import Soft
 
@@ -33,11 +32,7 @@ def at_resolution(
     """
     if not isinstance(resolution, Soft):
         return scattered(operation(subsampled(x, resolution)), resolution, x.shape[-1])
-    parts = []
-    for size, weight, there in resolution.groups():
-        with under(there):
-            parts.append(scaled(weight, at_resolution(operation, x, size)))
-    return reduce(torch.add, parts)
+    return weighted(resolution, lambda size: at_resolution(operation, x, size))
 
 
 def subsampled(x: torch.Tensor, size: int) -> torch.Tensor:

@@ -68,6 +68,17 @@ def _exp2(x: Any) -> Any:
 
 
 @_compiled
+def _read(
+    qkv: Any, b: Any, h: Any, query0: Any, query1: Any, key0: Any, key1: Any, value0: Any, value1: Any
+) -> None:
+    """Fill six arrays of ``N`` with one head's features; the query's so that its scores are powers of two."""
+    for i in range(len(query0)):
+        query0[i], query1[i] = qkv[b, i, 6 * h] * _SCALE, qkv[b, i, 6 * h + 1] * _SCALE
+        key0[i], key1[i] = qkv[b, i, 6 * h + 2], qkv[b, i, 6 * h + 3]
+        value0[i], value1[i] = qkv[b, i, 6 * h + 4], qkv[b, i, 6 * h + 5]
+
+
+@_compiled
 def attend(qkv: Any, mixed: Any, logsums: Any) -> None:
     """Softmax attention.
 
@@ -84,10 +95,8 @@ def attend(qkv: Any, mixed: Any, logsums: Any) -> None:
     sum0, sum1 = np.empty(tokens, _single), np.empty(tokens, _single)
     for b in range(batch):
         for h in range(width // 6):
+            _read(qkv, b, h, query0, query1, key0, key1, value0, value1)
             for i in range(tokens):
-                query0[i], query1[i] = qkv[b, i, 6 * h] * _SCALE, qkv[b, i, 6 * h + 1] * _SCALE
-                key0[i], key1[i] = qkv[b, i, 6 * h + 2], qkv[b, i, 6 * h + 3]
-                value0[i], value1[i] = qkv[b, i, 6 * h + 4], qkv[b, i, 6 * h + 5]
                 total[i], sum0[i], sum1[i] = 0, 0, 0
             _largest(query0, query1, key0, key1, most)
             for j in range(tokens):
@@ -153,10 +162,8 @@ def attend_backward(qkv: Any, mixed: Any, logsums: Any, slope: Any, found: Any) 
     of_value0, of_value1 = np.empty(tokens, _single), np.empty(tokens, _single)
     for b in range(batch):
         for h in range(width // 6):
+            _read(qkv, b, h, query0, query1, key0, key1, value0, value1)
             for i in range(tokens):
-                query0[i], query1[i] = qkv[b, i, 6 * h] * _SCALE, qkv[b, i, 6 * h + 1] * _SCALE
-                key0[i], key1[i] = qkv[b, i, 6 * h + 2], qkv[b, i, 6 * h + 3]
-                value0[i], value1[i] = qkv[b, i, 6 * h + 4], qkv[b, i, 6 * h + 5]
                 slope0[i], slope1[i] = slope[b, i, 2 * h], slope[b, i, 2 * h + 1]
                 inner[i] = slope0[i] * mixed[b, i, 2 * h] + slope1[i] * mixed[b, i, 2 * h + 1]
                 logsum[i] = logsums[b, h, i]

@@ -22,8 +22,8 @@ from manynet.data.base import Batch, DataError, Split, generator
 from manynet.data.clicks.features import Categorical, Features
 from manynet.data.clicks.memory import Clicks
 from manynet.data.clicks.schema import LABEL
-from manynet.data.division import Part
-from manynet.data.order import Rows, check_batches, check_division, check_share, first, regroup, share
+from manynet.data.division import Part, parts
+from manynet.data.order import Rows, check_batches, check_share, first, regroup, share
 from manynet.data.parquet_files import RowGroups, group_rows, list_parquet, open_parquet, read_parquet
 from manynet.data.prefetch import prefetched
 
@@ -205,10 +205,10 @@ class StreamedClicks(Split):
         )
 
     def divided(self, share: float, *, seed: int) -> tuple[Split, Split]:
-        check_division(share)
         # A part of a part must not be drawn by the same numbers.
-        own = seed + len(self.parts)
-        drawn, rest = (replace(self, parts=(*self.parts, Part(share, own, which))) for which in (True, False))
+        drawn, rest = (
+            replace(self, parts=(*self.parts, part)) for part in parts(share, seed + len(self.parts))
+        )
         return drawn, rest
 
     def _kept(self, order: Iterator[Rows]) -> Iterator[Rows]:
