@@ -122,7 +122,7 @@ class SearchSpace:
 
     def __getstate__(self) -> dict[str, Any]:
         # The meta network is a cache with hooks on it: cheaper made again than sent.
-        return {name: value for name, value in vars(self).items() if name != "_read"}
+        return {name: value for name, value in vars(self).items() if name not in ("_read", "_meta")}
 
     @cached_property
     def digest(self) -> str:
@@ -258,21 +258,16 @@ class SearchSpace:
     @cached_property
     def parts(self) -> list[str]:
         """Names of the supernet's own modules, such as ``blocks`` and ``head``."""
-        return [name for name, _ in self._on_meta().named_children()]
+        return [name for name, _ in self._meta.named_children()]
 
     @cached_property
     def _read(self) -> Callable[[tuple[tuple[str, Value], ...]], Reading]:
-        network = self._on_meta()
-        watch(network)
-
         @lru_cache(maxsize=4096)
         def read(items: tuple[tuple[str, Value], ...]) -> Reading:
             arch = _Traced(dict(items))
-            with torch.no_grad(), PlainOperations() as plain, Recorder(metering=True) as recorder:
-                network(*self.example(arch, batch=1, device="meta"), arch=arch)
-            macs, parameters = recorder.macs, parameters_of(recorder)
+            macs, parameters = self._metered(arch, self.example(arch, batch=1, device="meta"))
             assert isinstance(macs, int) and isinstance(parameters, int)
-            return Reading(frozenset(arch.read), macs + plain.macs, parameters)
+            return Reading(frozenset(arch.read), macs, parameters)
 
         return read
 
@@ -281,11 +276,7 @@ class SearchSpace:
 
         Each is a number for every combination of the undecided choices' options.
         """
-        network = self._on_meta()
-        watch(network)
-        with torch.no_grad(), PlainOperations() as plain, Recorder(metering=True) as recorder:
-            network(*self.example(self.decided(arch), batch=1, device="meta"), arch=arch)
-        return recorder.macs + plain.macs, parameters_of(recorder)
+        return self._metered(arch, self.example(self.decided(arch), batch=1, device="meta"))
 
     def decided(self, arch: Architecture) -> dict[str, Value]:
         """The architecture with the largest option of each undecided number, and the first of other choices."""
@@ -294,13 +285,24 @@ class SearchSpace:
             for key, value in arch.items()
         }
 
-    def _on_meta(self) -> nn.Module:
+    def _metered(
+        self, arch: Architecture, inputs: tuple[torch.Tensor, ...]
+    ) -> tuple[Count | int, Count | int]:
+        """Multiply-adds and parameters, from one forward pass on ``meta``."""
+        with torch.no_grad(), PlainOperations() as plain, Recorder(metering=True) as recorder:
+            self._meta(*inputs, arch=arch)
+        return recorder.macs + plain.macs, parameters_of(recorder)
+
+    @cached_property
+    def _meta(self) -> nn.Module:
+        """A supernet on ``meta`` that tells the recorder which of its modules ran."""
         try:
             with torch.device("meta"):
                 network = self.build()
         except (RuntimeError, NotImplementedError):
             # A constructor that reads a value back (.item()) cannot run on meta.
             network = copy.deepcopy(self.build()).to("meta")
+        watch(network)
         return network.eval().requires_grad_(False)
 
 
