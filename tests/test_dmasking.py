@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -11,11 +12,21 @@ import torch
 from torch.nn import functional as F
 
 import manynet as mn
-from manynet import elastic
+from manynet import elastic, samplers
+from manynet.conditions import parse_objectives
+from manynet.data import load
 from manynet.elastic.count import Expectation
 from manynet.elastic.layer import ChoiceError
 from manynet.elastic.resolution import scattered, subsampled
+from manynet.evaluator import Provenance
+from manynet.learner import Learner
+from manynet.samplers import loading
+from manynet.searcher import ArchitectureSearcher
+from manynet.settings import TrainSettings
+from manynet.strategy import Strategy
 from search_spaces import dmasking
+from trainers.sandwich import Sandwich
+from trainers.single_path import SinglePath
 
 
 def test_the_published_space_has_as_many_channel_choices_as_published() -> None:
@@ -107,3 +118,43 @@ def test_pixels_go_back_where_a_strided_operation_would_put_them() -> None:
     assert y.shape == (1, 1, 4, 4) and y[0, 0, [0, 2]][:, [0, 2]].sum() == 4 == y.sum()
     with pytest.raises(ChoiceError, match="resolution must be at most the input's, 4, but got 5"):
         subsampled(torch.zeros(1, 1, 4, 4), 5)
+
+
+@pytest.mark.parametrize("strategy", [Sandwich(samples=1), SinglePath()], ids=["sandwich", "single path"])
+def test_the_same_space_trains_by_other_strategies(strategy: Strategy) -> None:
+    torch.manual_seed(0)
+    data = load("digits", channels=1, image_size=28)
+    settings = TrainSettings(steps=3, batch_size=8, warmup=0, gradient_clip=0)
+    learner = Learner(dmasking.tiny.build(), dmasking.tiny, strategy, settings)
+    before = [parameter.detach().clone() for parameter in learner.network.parameters()]
+    for batch in itertools.islice(data.train.stream(8, seed=0), 3):
+        assert math.isfinite(float(learner.train_on(batch)["loss"]))
+    after = list(learner.network.parameters())
+    # Activations have no weights and every block's largest ran or may have: nearly all have moved.
+    moved = [not torch.equal(old, new) for old, new in zip(before, after, strict=True)]
+    assert sum(moved) > 0.7 * len(moved)
+
+
+@pytest.mark.parametrize("name", sorted(samplers.__all__))
+def test_every_sampler_searches_the_same_space(name: str) -> None:
+    space, objectives = dmasking.tiny, parse_objectives(["accuracy:max", "macs:min"])
+    provenance = Provenance(space.digest, "weights", "data", "protocol")
+    searcher = ArchitectureSearcher(
+        space,
+        objectives,
+        [],
+        loading.load(name, {}, 0, objectives),
+        provenance,
+        evaluations=14,
+        seed=0,
+    )
+    seen = set()
+    for trial in map(str, itertools.count()):
+        arch = searcher.suggest(trial)
+        if arch == "FINISHED":
+            break
+        assert isinstance(arch, dict) and space.canonical(arch) == arch
+        seen.add(space.key(arch))
+        macs = mn.cost(space, arch).macs
+        searcher.on_trial_complete(trial, {"accuracy": math.log(macs), "macs": macs})
+    assert len(seen) == 14

@@ -136,6 +136,13 @@ def test_proposes_distinct_canonical_architectures_and_the_anchors_first() -> No
     assert any("middle" not in arch for arch in seen)
 
 
+def test_architectures_that_were_named_come_before_all_others() -> None:
+    space = toy_space()
+    named = [space.sample(5), space.sample(6)]
+    assert finish(searcher(space, 4, first=named)) == [*named, space.largest, space.smallest]
+    assert finish(searcher(space, 1, first=named)) == named[:1]
+
+
 def test_known_architectures_are_answered_without_a_trial() -> None:
     one = searcher(toy_space(2), 6)
     seen = finish(one)

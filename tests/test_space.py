@@ -1,5 +1,6 @@
 """Search spaces: domains, canonical architectures, sampling, largest and smallest."""
 
+import math
 import pickle
 from typing import Any
 
@@ -198,3 +199,18 @@ def test_a_constructor_that_reads_a_value_back_can_be_metered() -> None:
             self.rates = [value.item() for value in torch.linspace(0, 1, 3)]
 
     assert make(supernet=Scheduled).read(FULL) == make().read(FULL)
+
+
+def test_the_size_of_a_space_is_the_number_of_combinations() -> None:
+    domains = {
+        "a": tune.choice([1, 2, 3]),
+        "b": tune.randint(2, 6),
+        "c": tune.qrandint(8, 32, 8),
+        "d": tune.quniform(0.0, 1.0, 0.25),
+    }
+    made = mn.SearchSpace("sized", domains, nn.Identity, mn.tasks.Classification(2), (1,))
+    assert made.size == 3 * 4 * 4 * 5
+    unbounded = mn.SearchSpace(
+        "sized", {"a": tune.uniform(0, 1)}, nn.Identity, mn.tasks.Classification(2), (1,)
+    )
+    assert unbounded.size == math.inf

@@ -293,13 +293,14 @@ def test_the_bars_text_names_losses_and_accuracies():
         "jobs": 3,
         "step": 5,
         "steps": 9,
-        "loss": 0.5,
+        "logged": {"loss": 0.5, "found_macs": 123456.0},
         "metric": "accuracy",
-        "largest/accuracy": 0.25,
+        "scores": {"largest/accuracy": 0.25},
     }
-    assert status(content) == "a (2/3), loss 0.500, largest 25.0%"
-    assert status({**content, "metric": "auc", "largest/auc": 0.75}) == "a (2/3), loss 0.500, largest 0.7500"
-    assert status({**content, "jobs": 1, "loss": None}) == "largest 25.0%"
+    assert status(content) == "a (2/3), loss 0.500, found_macs 123,456, largest 25.0%"
+    by_auc = {**content, "metric": "auc", "scores": {"largest/auc": 0.75}, "logged": {}}
+    assert status(by_auc) == "a (2/3), largest 0.7500"
+    assert status({**content, "jobs": 1, "logged": {}}) == "largest 25.0%"
 
 
 def test_batches_of_two_workers_are_those_of_one():

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,6 +16,10 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from manynet.errors import ManynetError
+
+if TYPE_CHECKING:
+    from manynet.study import Study
+    from manynet.sweep import Sweep
 
 app = typer.Typer(
     name="manynet",
@@ -46,17 +50,20 @@ def run(
 
     The file's keys are `study` (the folder), `space` (`module:name`), `data` (`digits`, `flights`,
     `flights_by_time`, `idx:PATH`, `images:PATH` or `parquet:ADDRESS`), and `train`, `search` and `finalists`, which hold the arguments of those
-    steps by name.
+    steps by name. `sweep` maps dotted keys to lists of values: one study is run for each combination, in a folder of
+    its own, and a report compares their finalists.
 
     Example: `manynet run examples/vit-digits.yaml --set study=runs/mine --set train.steps=500`
     """
     from manynet.experiment import read_experiment
     from manynet.study import Study
+    from manynet.sweep import Sweep
 
-    study = Study.begin(read_experiment(file, changes or []))
-    with _resumable(study.folder):
-        study.run()
-    _show(study)
+    experiment = read_experiment(file, changes or [])
+    if experiment.sweep:
+        _run_sweep(Sweep.begin(experiment))
+    else:
+        _run_study(Study.begin(experiment))
 
 
 @app.command()
@@ -65,12 +72,13 @@ def resume(folder: Folder) -> None:
 
     Training goes on at its last checkpoint; no finished evaluation is done again.
     """
-    from manynet.study import Study
+    from manynet.study import Study, recorded
+    from manynet.sweep import Sweep
 
-    study = Study.open(folder)
-    with _resumable(folder):
-        study.run()
-    _show(study)
+    if recorded(folder).sweep:
+        _run_sweep(Sweep.open(folder))
+    else:
+        _run_study(Study.open(folder))
 
 
 @app.command()
@@ -104,11 +112,17 @@ def best(
 @app.command()
 def report(folder: Folder) -> None:
     """Write `report.html` again from what the study holds now."""
-    from manynet.study import Study
+    from manynet.study import Study, recorded
+    from manynet.sweep import Sweep
 
-    study = Study.open(folder)
-    study.report()
-    _show(study)
+    if recorded(folder).sweep:
+        sweep = Sweep.open(folder)
+        sweep.report()
+        _show_sweep(sweep)
+    else:
+        study = Study.open(folder)
+        study.report()
+        _show(study)
 
 
 @app.command()
@@ -201,6 +215,25 @@ def rank(
     Console().print(f"all scores: {settings.study}/ranking.json", soft_wrap=True)
 
 
+def _run_study(study: Study) -> None:
+    with _resumable(study.folder):
+        study.run()
+    _show(study)
+
+
+def _run_sweep(sweep: Sweep) -> None:
+    with _resumable(sweep.folder):
+        sweep.run()
+    _show_sweep(sweep)
+
+
+def _show_sweep(sweep: Sweep) -> None:
+    for name, study in sweep.studies():
+        Console().print(f"[bold]{name}[/]", soft_wrap=True)
+        _show(study)
+    Console().print(f"all studies: {sweep.folder}/report.html", soft_wrap=True)
+
+
 @contextmanager
 def _resumable(folder: str) -> Iterator[None]:
     """Leave an interrupted study with a word on how to go on."""
@@ -219,7 +252,7 @@ def _stopped(stop: BaseException, command: str) -> NoReturn:
     raise typer.Exit(130) from None
 
 
-def _show(study: "Study") -> None:  # type: ignore[name-defined]  # noqa: F821, UP037
+def _show(study: Study) -> None:
     console, metric = Console(), study.space.task.metric
     finalists = study.winners()
     if finalists:

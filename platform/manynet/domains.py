@@ -122,6 +122,15 @@ def extremes(domain: Options) -> list[Value]:
     return sorted(domain.categories, reverse=True) if numbers else list(domain.categories)
 
 
+def size(domain: Options) -> float:
+    """Number of options; infinite for real numbers without a step."""
+    if isinstance(domain, Categorical):
+        return len(domain.categories)
+    step = step_of(domain) or (1 if isinstance(domain, Integer) else None)
+    lowest, highest = bounds(domain)
+    return math.inf if step is None else math.floor((highest - lowest) / step + 1e-9) + 1
+
+
 def identity(domain: Options) -> list[Any]:
     """What tells one domain from another, as JSON values."""
     if isinstance(domain, Categorical):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -42,6 +43,9 @@ class Experiment(BaseModel):
     train: TrainSettings | None = Field(None, description="arguments of Study.train")
     search: SearchSettings | None = Field(None, description="arguments of Study.search")
     finalists: FinalistsSettings | None = Field(None, description="arguments of Study.finalists")
+    sweep: dict[str, list[Any]] | None = Field(
+        None, min_length=1, description="values of dotted keys: one study for each combination"
+    )
     space_digest: str | None = Field(None, description="written by the study: identity of its space")
 
     @property
@@ -81,7 +85,46 @@ def parse_experiment(text: str, name: str, changes: Sequence[str] = ()) -> Exper
     Raises:
         ExperimentError: in one line that names the key, the value and what is allowed.
     """
-    content = _content(text, name, changes)
+    return _experiment(_content(text, name, changes))
+
+
+def read_experiment(path: Path, changes: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file; see :func:`parse_experiment`."""
+    return parse_experiment(_text(path), str(path), changes)
+
+
+def variants(experiment: Experiment) -> dict[str, Experiment]:
+    """The experiments of a sweep, each in a folder of its own under the sweep's, by that folder's name.
+
+    Raises:
+        ExperimentError, SettingsError: in one line, for a key or a value that an experiment does not take.
+    """
+    sweep = experiment.sweep or {}
+    for key, values in sweep.items():
+        if key.split(".")[0] in ("study", "sweep") or not values or len(set(map(repr, values))) < len(values):
+            raise ExperimentError(
+                f"sweep takes keys of the experiment besides study, each with a list of different values, "
+                f"but got {key}: {values!r}"
+            )
+    made = {}
+    for combination in itertools.product(*sweep.values()):
+        changes = dict(zip(sweep, combination, strict=True))
+        name = ",".join(f"{_last(key, sweep)}={value}" for key, value in changes.items())
+        name = re.sub(r"[^\w.,=+-]+", "_", name)
+        content = experiment.model_dump(exclude_none=True, exclude={"sweep"})
+        for key, value in changes.items():
+            _put(content, key, value)
+        made[name] = _experiment({**content, "study": f"{experiment.study}/{name}"})
+    return made
+
+
+def _last(key: str, others: Iterable[str]) -> str:
+    """The last part of a dotted key, or the whole one where another ends likewise."""
+    last = key.split(".")[-1]
+    return key if sum(other.split(".")[-1] == last for other in others) > 1 else last
+
+
+def _experiment(content: dict[str, Any]) -> Experiment:
     unknown = [key for key in content if key not in Experiment.model_fields]
     if unknown:
         raise ExperimentError(f"{unknown[0]} is not a key of an experiment; it takes {', '.join(_keys())}")
@@ -97,11 +140,6 @@ def parse_experiment(text: str, name: str, changes: Sequence[str] = ()) -> Exper
         raise ExperimentError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}{got}") from None
     _check_order(experiment)
     return experiment
-
-
-def read_experiment(path: Path, changes: Sequence[str] = ()) -> Experiment:
-    """Read an experiment file; see :func:`parse_experiment`."""
-    return parse_experiment(_text(path), str(path), changes)
 
 
 def read_mapping(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
@@ -164,13 +202,18 @@ def _set(content: dict[str, Any], change: str) -> None:
     key, equals, value = change.partition("=")
     if not equals or not key:
         raise ExperimentError(f"a change must be KEY=VALUE, but got {change!r}")
-    *parents, last = key.strip().split(".")
+    _put(content, key.strip(), _yaml(value, change))
+
+
+def _put(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key."""
+    *parents, last = key.split(".")
     for parent in parents:
         content[parent] = content.get(parent) or {}
         content = content[parent]
         if not isinstance(content, dict):
             raise ExperimentError(f"{key} cannot be set: {parent} holds no keys")
-    content[last] = _yaml(value, change)
+    content[last] = value
 
 
 def _step(step: str, model: type[Settings], given: Any) -> Settings:

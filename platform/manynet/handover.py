@@ -61,18 +61,18 @@ class Handover:
     weights_digest: str
     settings: FinalistsSettings
 
-    def jobs(self, winners: list[Record], anchors: list[Record], weights: str) -> dict[str, SubnetJob]:
-        """The trainings, by the key of the record that each will give; ``weights`` is the supernet's address."""
-        plan: list[tuple[Kind, list[Record], TrainSettings, str | None]] = [
-            ("anchor", anchors, anchor_settings(self.settings), None),
-            ("finalist", winners, winner_settings(self.settings), weights),
+    def anchor_jobs(self, records: Sequence[Record]) -> list[SubnetJob]:
+        """Trainings alone, each named by the key of the record that it will give."""
+        settings = anchor_settings(self.settings)
+        return [SubnetJob(self.key("anchor", r.architecture), r.architecture, settings) for r in records]
+
+    def finalist_jobs(self, records: Sequence[Record], weights: str) -> list[SubnetJob]:
+        """Trainings of winners, named likewise; ``weights`` is the supernet's address."""
+        settings = winner_settings(self.settings)
+        start = weights if self.settings.start == "shared" else None
+        return [
+            SubnetJob(self.key("finalist", r.architecture), r.architecture, settings, start) for r in records
         ]
-        jobs = [
-            SubnetJob(self.key(kind, record.architecture), record.architecture, settings, source)
-            for kind, records, settings, source in plan
-            for record in records
-        ]
-        return {job.key: job for job in jobs}
 
     def key(self, kind: Kind, arch: Architecture) -> str:
         """The ledger key of ``arch`` after this step."""
@@ -123,8 +123,10 @@ class Handover:
         return fit(next(iter(self.data.validation.batches(size))).inputs, self.space, arch)
 
     def _protocol(self, kind: Kind) -> str:
-        settings = winner_settings(self.settings) if kind == "finalist" else anchor_settings(self.settings)
-        return training_protocol(settings)
+        if kind == "anchor":
+            return training_protocol(anchor_settings(self.settings))
+        start = "" if self.settings.start == "shared" else f" start={self.settings.start}"
+        return training_protocol(winner_settings(self.settings)) + start
 
     def _record(
         self,

@@ -20,7 +20,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from manynet.errors import ManynetError
-from manynet.storage import locate
+from manynet.storage import absolute, locate
 
 Kind: TypeAlias = Literal["evaluation", "anchor", "finalist"]
 
@@ -98,7 +98,7 @@ class Ledger:
 
     def __init__(self, address: str | Path) -> None:
         # A worker's working directory is not the driver's, so a relative path would mean another folder there.
-        self.address = str(address) if "://" in str(address) else str(Path(address).absolute())
+        self.address = absolute(address)
 
     def __reduce__(self) -> tuple[type[Ledger], tuple[str]]:
         return Ledger, (self.address,)

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
-from pathlib import Path
 from typing import cast
 
 import ray
@@ -28,7 +27,7 @@ from manynet.ranking_settings import RankSettings
 from manynet.scoring import Scoring
 from manynet.settings import SearchSettings, TrainSettings
 from manynet.space import Architecture, SearchSpace
-from manynet.storage import write_bytes
+from manynet.storage import absolute, write_bytes
 
 logger = logging.getLogger(__name__)
 _OWN = {"count"}
@@ -79,7 +78,7 @@ class RankingStudy:
 
     def __init__(self, settings: RankSettings) -> None:
         self.settings = settings
-        self.folder = settings.study if "://" in settings.study else str(Path(settings.study).absolute())
+        self.folder = absolute(settings.study)
         self.ledger = Ledger(f"{self.folder}/ledger")
         self.anchors = TrainSettings(**settings.anchors.model_dump(exclude=_OWN))
         loaded: str | Data = settings.data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
@@ -35,7 +35,8 @@ from manynet.samplers import loading
 from manynet.scoring import Lease, Measure, Scoring
 from manynet.searcher import ASKS, DRAWS, STEPS, ArchitectureSearcher
 from manynet.settings import SearchSettings
-from manynet.space import SearchSpace
+from manynet.space import Architecture, SearchSpace
+from manynet.storage import absolute
 from manynet.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ def search(
     weights_digest: str,
     measure: Measure | None = None,
     lease: Lease = nullcontext,
+    first: Sequence[Architecture] = (),
 ) -> list[Record]:
     """Search ``space`` under trained ``weights``; see :func:`run` for what is returned and raised.
 
@@ -69,12 +71,15 @@ def search(
         weights_digest: identity of ``weights``.
         measure: gives latencies by device name; needed where a ``latency@`` column is asked for.
         lease: entered once a batch by every evaluator.
+        first: architectures to evaluate before any other.
     """
     objectives, conditions = wanted(settings, space.task)
     if measure is None and (devices := latency_devices([*objectives, *conditions])):
         raise SearchError(f"a latency column needs a device that measures, but got none for {devices[0]!r}")
     prepare = Scoring(space, ray.put(dict(weights)), data, settings, measure, lease)
-    return run(space, settings, ledger, prepare, provenance(space, weights_digest, data, settings), folder)
+    return run(
+        space, settings, ledger, prepare, provenance(space, weights_digest, data, settings), folder, first
+    )
 
 
 def run(
@@ -84,6 +89,7 @@ def run(
     prepare: Prepare,
     provenance: Provenance,
     folder: str | Path,
+    first: Sequence[Architecture] = (),
 ) -> list[Record]:
     """Evaluate until ``settings.evaluations`` distinct architectures are in the ledger.
 
@@ -97,6 +103,7 @@ def run(
         prepare: called once in each evaluator's process, returns the evaluation.
         provenance: what decides a score besides the architecture.
         folder: local path or filesystem address; Tune's own state goes to ``search`` in it.
+        first: architectures to evaluate before any other.
 
     Returns:
         All evaluations under ``provenance``, oldest first.
@@ -122,6 +129,7 @@ def run(
         evaluations=settings.evaluations,
         seed=settings.seed,
         records=records,
+        first=first,
     )
     gate = _gate(min(settings.evaluators, settings.evaluations - len(records)))
     trainable = tune.with_parameters(
@@ -245,7 +253,7 @@ def _fit(
         ),
         run_config=tune.RunConfig(
             name="search",
-            storage_path=str(folder) if "://" in str(folder) else str(Path(folder).absolute()),
+            storage_path=absolute(folder),
             callbacks=[progress],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,

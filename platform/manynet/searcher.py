@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -63,6 +64,7 @@ class ArchitectureSearcher(Searcher):
         evaluations: distinct architectures to reach, ``records`` included.
         seed: of the random draws used when the sampler proposes nothing new.
         records: earlier evaluations under the same provenance.
+        first: architectures to evaluate before any other.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class ArchitectureSearcher(Searcher):
         evaluations: int,
         seed: int,
         records: Sequence[Record] = (),
+        first: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__()
         self.evaluations = evaluations
@@ -96,7 +99,7 @@ class ArchitectureSearcher(Searcher):
         for record in records:
             self._replay(record)
         self._earlier = len(self.done)
-        self._anchors = [space.smallest, space.largest]
+        self._first = deque([*first, space.largest, space.smallest])
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next architecture; None to be asked again later; ``FINISHED`` when the search is over."""
@@ -155,8 +158,8 @@ class ArchitectureSearcher(Searcher):
     def _next(self) -> Candidate | None:
         if self.exhausted:
             return None
-        while self._anchors:
-            arch = self._anchors.pop()
+        while self._first:
+            arch = self._first.popleft()
             if self._fresh(arch):
                 return self._considered(self._ask_for(arch))
         for _ in range(ASKS):

@@ -121,12 +121,15 @@ class SearchSettings(Settings):
 
 
 class FinalistsSettings(TrainSettings):
-    """How winners are fine-tuned, and how many anchors are trained alone to judge the ranking."""
+    """How winners are trained further, and how many anchors are trained alone to judge the ranking."""
 
     strategy: str = Field("trainers.finetune:FineTune", description="how a finalist is trained further")
     steps: PositiveInt = Field(500, description="optimizer steps a finalist")
     learning_rate: PositiveFloat = Field(3e-4, description="peak of a finalist's cosine schedule")
     count: PositiveInt = Field(3, description="finalists, spread over the Pareto front")
+    start: Literal["shared", "random"] = Field(
+        "shared", description="weights a finalist starts from: the supernet's, or random ones"
+    )
     where: str = Field("", description="limits on finalists, e.g. latency@host/torch <= 5")
     anchors: Annotated[int, Field(ge=0)] = Field(
         8, description="subnets trained alone to judge the ranking; 0 is none"

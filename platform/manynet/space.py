@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -24,6 +25,7 @@ from manynet.domains import (
     declared,
     extremes,
     identity,
+    size,
     soft_options,
 )
 from manynet.elastic.count import Count
@@ -122,7 +124,9 @@ class SearchSpace:
 
     def __getstate__(self) -> dict[str, Any]:
         # The meta network is a cache with hooks on it: cheaper made again than sent.
-        return {name: value for name, value in vars(self).items() if name not in ("_read", "_meta")}
+        return {
+            name: value for name, value in vars(self).items() if name not in ("_read", "_meta", "_counted")
+        }
 
     @cached_property
     def digest(self) -> str:
@@ -222,9 +226,23 @@ class SearchSpace:
     def _costliest(self, arch: dict[str, Value], sign: int) -> dict[str, Value]:
         for key, domain in self.domains.items():
             options = [{**arch, key: option} for option in extremes(domain)]
-            if len(options) > 1 and key in self.read(self.valid(arch)).keys:
-                arch = max(options, key=lambda option: sign * self.read(self.valid(option)).macs)
+            if len(options) > 1 and (self._counted or key in self.read(self.valid(arch)).keys):
+                arch = max(options, key=lambda option: sign * self._macs(option))
         return arch
+
+    def _macs(self, arch: Architecture) -> float:
+        """Multiply-adds, given a value for every key."""
+        if self._counted is None:
+            return self.read(self.valid(arch)).macs
+        return self._counted.at({key: options.index(arch[key]) for key, options in self.soft.items()})
+
+    @cached_property
+    def _counted(self) -> Count | None:
+        """Multiply-adds of all combinations, where every choice may stay undecided: one pass rather than hundreds."""
+        if self._repair is not None or self.soft.keys() != self.domains.keys():
+            return None
+        macs, _ = self.count(self.soften({}, {key: torch.ones(len(o)) for key, o in self.soft.items()}))
+        return macs if isinstance(macs, Count) else None
 
     def inputs(self, arch: Architecture) -> dict[str, tuple[Shape, torch.dtype]]:
         """Shape without batch, and dtype, of each input of ``arch``, by name."""
@@ -246,6 +264,11 @@ class SearchSpace:
             else torch.zeros(batch, *shape, dtype=dtype, device=device)
             for shape, dtype in self.inputs(arch).values()
         )
+
+    @property
+    def size(self) -> float:
+        """Combinations of options; networks are fewer where one option makes another choice not matter."""
+        return math.prod(size(domain) for domain in self.domains.values())
 
     def read(self, arch: Architecture) -> Reading:
         """Which keys ``arch`` uses and what it costs, from one forward pass without arithmetic.
@@ -304,6 +327,17 @@ class SearchSpace:
             network = copy.deepcopy(self.build()).to("meta")
         watch(network)
         return network.eval().requires_grad_(False)
+
+
+def described(arch: Architecture) -> str:
+    """An architecture in one line; keys that share a prefix, such as ``block1.``, share it there too."""
+    groups: dict[str, list[str]] = {}
+    for key, value in arch.items():
+        prefix, _, name = key.rpartition(".")
+        groups.setdefault(prefix, []).append(f"{name} {value}")
+    return "; ".join(
+        f"{prefix}: {', '.join(parts)}" if prefix else ", ".join(parts) for prefix, parts in groups.items()
+    )
 
 
 class _Traced(Mapping[str, Value]):

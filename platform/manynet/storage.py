@@ -33,6 +33,11 @@ def locate(address: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
     return filesystem, path.rstrip("/")
 
 
+def absolute(address: str | Path) -> str:
+    """An address that means the same in processes with other working directories; no slash ends it."""
+    return str(address).rstrip("/") if "://" in str(address) else str(Path(address).absolute())
+
+
 def exists(address: str | Path) -> bool:
     """Whether a file or folder is there."""
     filesystem, path = locate(address)

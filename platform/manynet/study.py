@@ -19,7 +19,7 @@ from manynet.conditions import Condition, Objective, check_columns, latency_devi
 from manynet.data import Data
 from manynet.devices import DeviceError, DeviceName, DevicePool, placement
 from manynet.errors import ManynetError
-from manynet.experiment import Experiment, parse_experiment, takes
+from manynet.experiment import Experiment, parse_experiment, takes, variants
 from manynet.fitting import fit_together
 from manynet.handover import TEST, Handover, anchor_settings, winner_settings
 from manynet.ledger import Kind, Ledger, Record
@@ -28,9 +28,9 @@ from manynet.report import ReportContent, write_report
 from manynet.search import SearchError, check, provenance, search, wanted
 from manynet.selection import anchors, winners
 from manynet.settings import FinalistsSettings, SearchSettings, Settings, TrainSettings
-from manynet.space import SearchSpace
-from manynet.storage import exists, read_bytes, write_bytes
-from manynet.subnet import extract
+from manynet.space import SearchSpace, described
+from manynet.storage import absolute, exists, read_bytes, write_bytes
+from manynet.subnet import cost, extract
 from manynet.training import Trained
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Study:
 
     def __init__(self, folder: str | Path, space: SearchSpace | str, data: str | Data = "digits") -> None:
         reference.stop_if_reading_script()
-        self.folder = str(folder) if "://" in str(folder) else str(Path(folder).absolute())
+        self.folder = absolute(folder)
         self._declared = reference.load_one(SearchSpace, space) if isinstance(space, str) else space
         self._data = data
         found = space if isinstance(space, str) else reference.find(space)
@@ -76,10 +76,11 @@ class Study:
         Raises:
             StudyError: when it holds none, or its space cannot be found again.
         """
-        address = f"{folder}/{EXPERIMENT}"
-        if not exists(address):
-            raise StudyError(f"a study's folder must hold {EXPERIMENT}, but got {str(folder)!r}")
-        experiment = parse_experiment(read_bytes(address).decode(), address)
+        experiment = recorded(folder)
+        if experiment.sweep:
+            raise StudyError(
+                f"{folder} holds several studies; name one of them: {', '.join(variants(experiment))}"
+            )
         if not experiment.space:
             raise StudyError(
                 f"{folder} cannot be resumed by name: its space was made where no module or script holds it"
@@ -100,6 +101,9 @@ class Study:
 
     def run(self) -> None:
         """Run every step on record, in order, and write the report; finished steps are not repeated."""
+        logger.info(
+            "%s: %d choices, %.3g combinations", self.space.name, len(self.space.domains), self.space.size
+        )
         for name, settings in self.experiment.steps.items():
             logger.info("%s", name)
             getattr(self, name)(**settings.model_dump())
@@ -122,7 +126,15 @@ class Study:
         if self._is_trained():
             return
         connect(self._device_names())
-        training.train_supernet(self.space, self.data, settings, self._supernet_folder)
+        trained = training.train_supernet(self.space, self.data, settings, self._supernet_folder)
+        if trained.found is not None:
+            price = cost(self.space, trained.found)
+            logger.info(
+                "train: found %s multiply-adds, %s parameters: %s",
+                f"{price.macs:,}",
+                f"{price.parameters:,}",
+                described(trained.found),
+            )
 
     @takes(SearchSettings)
     def search(self, settings: SearchSettings) -> None:
@@ -143,6 +155,7 @@ class Study:
                 weights_digest=trained.digest,
                 measure=pool.measure if pool.names else None,
                 lease=pool.lease,
+                first=[] if trained.found is None else [trained.found],
             )
         self.ledger.compact()
 
@@ -164,23 +177,22 @@ class Study:
             raise StudyError(f"no evaluated subnet meets {' and '.join(map(str, conditions))!r}")
         handover = self._handover(settings)
         alone = anchors(records, self.space.task.metric, settings.anchors)
-        jobs = handover.jobs(chosen, alone, self._trained().weights)
+        anchoring = handover.anchor_jobs(alone)
+        winning = handover.finalist_jobs(chosen, self._trained().weights)
         done = self.ledger.keys()
-        if jobs.keys() <= done:
+        if {job.key for job in [*anchoring, *winning]} <= done:
             return
         with self._devices() as pool:
             trained = training.train_subnets(
-                list(jobs.values()), self.space, self.data, f"{self.folder}/subnets"
+                [*anchoring, *winning], self.space, self.data, f"{self.folder}/subnets"
             )
-            for key, job in jobs.items():
-                if key in done:
-                    continue
-                subnet = training.load_subnet(self.space, job.arch, trained[key])
-                if job.weights is None:
-                    self.ledger.write(handover.anchor(subnet))
-                else:
-                    measured = pool.measure(subnet, self.space.example(job.arch, batch=1))
-                    self.ledger.write(handover.finalist(subnet, measured, self.folder))
+            for job in (job for job in anchoring if job.key not in done):
+                subnet = training.load_subnet(self.space, job.arch, trained[job.key])
+                self.ledger.write(handover.anchor(subnet))
+            for job in (job for job in winning if job.key not in done):
+                subnet = training.load_subnet(self.space, job.arch, trained[job.key])
+                measured = pool.measure(subnet, self.space.example(job.arch, batch=1))
+                self.ledger.write(handover.finalist(subnet, measured, self.folder))
 
     def supernet(self) -> nn.Module:
         """The supernet with its trained weights, on the CPU and in evaluation mode.
@@ -271,10 +283,11 @@ class Study:
         return f"{self.folder}/supernet"
 
     def _recorded(self, asked: Experiment) -> Experiment:
-        address = f"{self.folder}/{EXPERIMENT}"
-        if not exists(address):
+        if not exists(f"{self.folder}/{EXPERIMENT}"):
             return asked
-        found = parse_experiment(read_bytes(address).decode(), address)
+        found = recorded(self.folder)
+        if found.sweep:
+            raise StudyError(f"{self.folder} holds several studies; use another folder")
         if found.space_digest != asked.space_digest:
             raise StudyError(
                 f"{self.folder} holds a study of another space, {found.space!r} (digest {found.space_digest}), "
@@ -397,6 +410,18 @@ class Study:
         shared = {self.space.key(r.architecture): r.metrics[metric] for r in self._evaluations()}
         alone = {self.space.key(r.architecture): r.metrics[metric] for r in self._of_step("anchor")}
         return [(shared[key], value) for key, value in alone.items() if key in shared]
+
+
+def recorded(folder: str | Path) -> Experiment:
+    """The experiment that a folder holds, of a study or of a sweep.
+
+    Raises:
+        StudyError: when it holds none.
+    """
+    address = f"{folder}/{EXPERIMENT}"
+    if not exists(address):
+        raise StudyError(f"a study's folder must hold {EXPERIMENT}, but got {str(folder)!r}")
+    return parse_experiment(read_bytes(address).decode(), address)
 
 
 def _check_device(text: str) -> None:

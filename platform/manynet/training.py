@@ -28,7 +28,7 @@ from manynet.errors import ManynetError
 from manynet.fused_tables import check_installed
 from manynet.settings import TrainSettings
 from manynet.space import Architecture, SearchSpace
-from manynet.storage import read_json
+from manynet.storage import absolute, read_json
 from manynet.strategy import TrainingError, load_strategy
 from manynet.training_bar import training_bar
 from manynet.training_log import PROGRESS
@@ -92,8 +92,8 @@ def train_supernet(
         TrainingError: when it cannot start as asked, a checkpoint is damaged, or training diverges.
         TrainingStopped: when interrupted.
     """
-    job = Job("supernet", _address(folder), settings, identity(space, data, settings))
-    return _train([job], space, data, _address(folder), validation_examples)[0]
+    job = Job("supernet", absolute(folder), settings, identity(space, data, settings))
+    return _train([job], space, data, absolute(folder), validation_examples)[0]
 
 
 def train_subnets(
@@ -122,7 +122,7 @@ def train_subnets(
         raise TrainingError("jobs must have different keys, but got some twice")
     if len({(job.settings.workers, job.settings.threads) for job in jobs}) > 1:
         raise TrainingError("jobs must agree on workers and threads, but they differ")
-    address = _address(folder)
+    address = absolute(folder)
     made = [_subnet_job(job, space, data, address) for job in jobs]
     results = _train(made, space, data, address, validation_examples)
     return dict(zip([job.key for job in jobs], results, strict=True))
@@ -143,7 +143,7 @@ def check(settings: TrainSettings, trains: str) -> None:
 
 def is_finished(folder: str | Path) -> bool:
     """Whether training in ``folder`` has ended."""
-    return read_json(f"{_address(folder)}/{RESULT}") is not None
+    return read_json(f"{absolute(folder)}/{RESULT}") is not None
 
 
 def _subnet_job(job: SubnetJob, space: SearchSpace, data: Data, folder: str) -> Job:
@@ -254,8 +254,3 @@ def _cluster(resource: str) -> float:
 
 def _resources(settings: TrainSettings, gpu: bool) -> dict[str, float]:
     return {"CPU": settings.threads, **({"GPU": 1} if gpu else {})}
-
-
-def _address(folder: str | Path) -> str:
-    """Absolute, because workers have other working directories."""
-    return str(folder).rstrip("/") if "://" in str(folder) else str(Path(folder).absolute())

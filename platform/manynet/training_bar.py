@@ -23,6 +23,8 @@ _SECONDS_BETWEEN_LINES = 15.0
 def training_bar(address: str, console: Console | None = None) -> Iterator[None]:
     """Show the progress file at ``address`` until the block ends: a bar on a terminal, elsewhere log lines.
 
+    Above it, each architecture that a search by training would choose.
+
     A thread reads it, so that the main thread can wait for Ray and still hear Ctrl-C.
     """
     console = console or Console(stderr=True)
@@ -40,10 +42,14 @@ def training_bar(address: str, console: Console | None = None) -> Iterator[None]
 
 def _follow(address: str, show: Show, ended: threading.Event, seconds: float) -> None:
     last = read_json(address)
+    found = ""
     while not ended.wait(seconds):
         content = read_json(address)
         # An earlier start's last word is no progress of this one.
         if content is not None and content != last:
+            if content["found"] != found:
+                found = content["found"]
+                logger.info("train: found so far: %s", found)
             show(content)
             last = content
 
@@ -71,10 +77,14 @@ def _log(content: Mapping[str, Any]) -> None:
 def status(content: Mapping[str, Any]) -> str:
     """One line about the values in a progress file."""
     parts = [f"{content['job']} ({content['number'] + 1}/{content['jobs']})"] if content["jobs"] > 1 else []
-    if content["loss"] is not None:
-        parts.append(f"loss {content['loss']:.3f}")
+    parts += [f"{name} {_figure(value)}" for name, value in content["logged"].items()]
     metric = content["metric"]
     form = ".1%" if metric == "accuracy" else ".4f"
-    scores = {name: value for name, value in content.items() if name.split("/")[-1] == metric}
-    parts += [f"{name.removesuffix(f'/{metric}')} {value:{form}}" for name, value in scores.items()]
+    parts += [
+        f"{name.removesuffix(f'/{metric}')} {value:{form}}" for name, value in content["scores"].items()
+    ]
     return ", ".join(parts)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from manynet.space import Architecture, described
 from manynet.storage import write_bytes
 
 CURVES, PROGRESS, EVENTS = "curves.jsonl", "progress.json", "tensorboard"
@@ -28,7 +29,8 @@ class TrainingLog:
 
     def __init__(self, folder: str, progress: str, about: Mapping[str, Any], silent: bool) -> None:
         self._folder, self._progress, self._about, self._silent = folder, progress, about, silent
-        self._last_row: Mapping[str, float] = {}
+        self._scores: Mapping[str, float] = {}
+        self._found = ""
         self._written = 0.0
         self._events: Any = None
 
@@ -40,26 +42,33 @@ class TrainingLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._events = SummaryWriter(f"{self._folder}/{EVENTS}", purge_step=step)
-        self._write_progress(step, None)
+        self._write_progress(step, {})
 
     def step(self, step: int, logged: Mapping[str, torch.Tensor]) -> None:
-        """Tell how far training is, about once a second: reading a loss waits for the device."""
+        """Tell how far training is, about once a second: reading what was logged waits for the device."""
         if self._silent or time.monotonic() - self._written < _SECONDS_BETWEEN:
             return
         values = {name: float(value) for name, value in logged.items()}
         self._add(step, values)
-        self._write_progress(step, values["loss"])
+        self._write_progress(step, values)
+
+    def found(self, step: int, arch: Architecture) -> None:
+        """Tell which architecture would be chosen now."""
+        if self._silent:
+            return
+        self._found = described(arch)
+        self._events.add_text("found", self._found, step)
 
     def rows(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Rewrite the curves: so a resumed run repeats no row, and object stores, which cannot append, serve."""
         if self._silent:
             return
-        self._last_row = rows[-1]
-        step = int(rows[-1]["step"])
+        metric, step = self._about["metric"], int(rows[-1]["step"])
+        self._scores = {name: value for name, value in rows[-1].items() if name.split("/")[-1] == metric}
         self._add(step, {name: value for name, value in rows[-1].items() if name not in ("step", "loss")})
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_bytes(f"{self._folder}/{CURVES}", text.encode())
-        self._write_progress(step, rows[-1]["loss"])
+        self._write_progress(step, {"loss": rows[-1]["loss"]})
 
     def close(self) -> None:
         """Close the event file."""
@@ -70,9 +79,13 @@ class TrainingLog:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
-    def _write_progress(self, step: int, loss: float | None) -> None:
+    def _write_progress(self, step: int, logged: Mapping[str, float]) -> None:
         self._written = time.monotonic()
-        metric = self._about["metric"]
-        shown = {name: value for name, value in self._last_row.items() if name.split("/")[-1] == metric}
-        content = {**self._about, "step": step, "loss": loss, **shown}
+        content = {
+            **self._about,
+            "step": step,
+            "logged": logged,
+            "scores": self._scores,
+            "found": self._found,
+        }
         write_bytes(self._progress, json.dumps(content).encode())

@@ -212,6 +212,9 @@ class Training:
         step = self.learner.step
         rate = learning_rate(step - 1, self.job.settings)
         self.rows.append({"step": step, "loss": float(loss), "learning_rate": rate, **self._metrics()})
+        found = self.learner.strategy.found()
+        if found is not None:
+            self._log.found(step, found)
         self._log.rows(self.rows)
 
     def _metrics(self) -> dict[str, float]:

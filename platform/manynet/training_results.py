@@ -30,12 +30,14 @@ class Trained:
         curves: one row an evaluation: ``step``, ``loss``, ``learning_rate``, and the validation metrics:
             ``largest/accuracy`` and so on of a supernet, ``accuracy`` and so on of a subnet.
         seconds: of training, over all its starts.
+        found: the architecture that training chose, where its strategy chooses one.
     """
 
     weights: str
     digest: str
     curves: list[dict[str, float]]
     seconds: float
+    found: Architecture | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -99,7 +101,7 @@ def result(job: Job) -> Trained | None:
         raise TrainingError(
             f"weights must be as they were written, but {weights} differs; delete {job.folder}/{RESULT} to train again"
         )
-    return Trained(weights, found["digest"], found["curves"], found["seconds"])
+    return Trained(weights, found["digest"], found["curves"], found["seconds"], found.get("found"))
 
 
 def required(job: Job) -> Trained:

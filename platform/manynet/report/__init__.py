@@ -1,6 +1,7 @@
-"""A study in one HTML file that opens without a network."""
+"""A study, or several, in one HTML file that opens without a network."""
 
 from manynet.report.content import ReportContent, ReportError
 from manynet.report.page import render, write_report
+from manynet.report.sweep_page import write_sweep_report
 
-__all__ = ["ReportContent", "ReportError", "render", "write_report"]
+__all__ = ["ReportContent", "ReportError", "render", "write_report", "write_sweep_report"]

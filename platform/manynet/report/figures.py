@@ -19,6 +19,7 @@ from manynet.report.content import ReportContent, is_percentage, measurement, sh
 INK, MUTED, FAINT, GRID = "#1f2937", "#8a94a6", "#cbd2dc", "#e8ebf0"
 OUTSIDE = "#b4bccb"
 FRONT, FINALIST, THIRD = "#2563eb", "#ea580c", "#0d9488"
+COLOURS = (FRONT, FINALIST, THIRD, "#7c3aed", "#ca8a04", "#db2777", "#4b5563", "#65a30d")
 # One shape for each way a latency can be known, so that a prediction is never taken for a measurement.
 SYMBOLS = {"measured": "circle", "predicted": "diamond-open", "table": "square-open"}
 HOVER_CHOICES = 24
@@ -125,7 +126,7 @@ def hypervolume(content: ReportContent) -> go.Figure:
 
 
 def training(curves: Sequence[Mapping[str, float]]) -> go.Figure:
-    """Loss, scores of the largest and the smallest subnet, and learning rate against the step."""
+    """Loss, scores of the subnets that were watched, and learning rate against the step."""
     names = [name for name in dict.fromkeys(name for row in curves for name in row) if name != "step"]
     panels = {
         "loss": [name for name in names if name.endswith("loss")],
@@ -172,6 +173,23 @@ def ranking(anchors: Sequence[tuple[float, float]], quality: RankingQuality | No
         **layout(360),
         xaxis={"title": f"{escape(metric)} with shared weights", "tickformat": ticks},
         yaxis={"title": f"{escape(metric)} trained alone", "tickformat": ticks},
+    )
+    return figure
+
+
+def studies(finalists: Mapping[str, Sequence[Record]], x: Objective, y: Objective) -> go.Figure:
+    """Finalists of several studies by two columns, with the front of all of them."""
+    every = [record for records in finalists.values() for record in records]
+    values = [[record.metrics[x.column], record.metrics[y.column]] for record in every]
+    best = [every[index] for index in non_dominated(np.array(values), [x.maximise, y.maximise])]
+    figure = go.Figure(_outline(best, x, y))
+    for number, (name, records) in enumerate(finalists.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        figure.add_trace(
+            _points(escape(name), records, x, y, color=colour, symbol="circle", size=11, edge="white")
+        )
+    figure.update_layout(
+        **layout(460, legend=True), xaxis=_axis(x.column, every), yaxis=_axis(y.column, every)
     )
     return figure
 

@@ -49,16 +49,20 @@ def write_report(address: str | Path, content: ReportContent) -> None:
 def render(content: ReportContent) -> str:
     """The whole page."""
     makers = (_pareto, _hypervolume, _parallel, _training, _ranking, _finalists)
-    sections = [maker(content) for maker in makers]
+    return page(content.title, _facts(content), _summary(content), [maker(content) for maker in makers])
+
+
+def page(title: str, facts: str, summary: str, sections: Sequence[Section]) -> str:
+    """A page that opens offline; all but ``title`` is HTML already."""
     links = "".join(f'<a href="#{one.name}">{escape(one.title)}</a>' for one in sections)
-    title = escape(content.title)
+    title = escape(title)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title} · Manynet</title>\n<style>{CSS}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n<body>\n"
-        f"<header><div><h1>{title}</h1>{_facts(content)}</div><nav>{links}</nav></header>\n<main>\n"
-        f"{_summary(content)}{''.join(map(_html, sections))}</main>\n</body>\n</html>\n"
+        f"<header><div><h1>{title}</h1>{facts}</div><nav>{links}</nav></header>\n<main>\n"
+        f"{summary}{''.join(map(_html, sections))}</main>\n</body>\n</html>\n"
     )
 
 
@@ -67,7 +71,8 @@ def _html(section: Section) -> str:
     return f'<section id="{section.name}"><h2>{escape(section.title)}</h2>{note}{section.body}</section>\n'
 
 
-def _plot(figure: go.Figure, name: str) -> str:
+def plot(figure: go.Figure, name: str) -> str:
+    """A figure that the page can hold, once."""
     config = {"responsive": True, "displaylogo": False}
     html = figure.to_html(full_html=False, include_plotlyjs=False, config=config, div_id=f"plot-{name}")
     return f'<div class="plot">{html}</div>'
@@ -81,6 +86,11 @@ def _facts(content: ReportContent) -> str:
     facts = {**content.facts, "objectives": ", ".join(map(str, content.objectives))}
     if content.conditions:
         facts["constraints"] = " and ".join(map(str, content.conditions))
+    return heading(facts)
+
+
+def heading(facts: Mapping[str, str]) -> str:
+    """The line below the title."""
     return (
         '<p class="facts">'
         + " ".join(f"<span><b>{escape(key)}</b> {escape(value)}</span>" for key, value in facts.items())
@@ -127,8 +137,8 @@ def _pareto(content: ReportContent) -> Section:
     table = f"<details><summary>As a table</summary>{_table(content, content.front, {})}</details>"
     if not others:
         note = "One objective: there is no front, so this is the best value as the search went on."
-        return Section("pareto", "Best so far", note, _plot(figures.best_so_far(content), "pareto") + table)
-    plots = [_plot(figures.pareto(content, x, first), f"pareto-{place}") for place, x in enumerate(others)]
+        return Section("pareto", "Best so far", note, plot(figures.best_so_far(content), "pareto") + table)
+    plots = [plot(figures.pareto(content, x, first), f"pareto-{place}") for place, x in enumerate(others)]
     note = "Scores with shared weights; hover a point for its architecture."
     if len(others) > 1:
         note += " Blue points are on the front of all objectives together; a line outlines two of them."
@@ -148,7 +158,7 @@ def _hypervolume(content: ReportContent) -> Section:
         "Share of the box between the best and the worst value of each objective that the front dominates. "
         "A flat end means that more evaluations found nothing better."
     )
-    return Section("hypervolume", title, note, _plot(figures.hypervolume(content), "hypervolume"))
+    return Section("hypervolume", title, note, plot(figures.hypervolume(content), "hypervolume"))
 
 
 def _parallel(content: ReportContent) -> Section:
@@ -159,15 +169,15 @@ def _parallel(content: ReportContent) -> Section:
         f"One line an architecture, coloured by {escape(content.colour)}; choices that never varied are left out. "
         "Drag along an axis to keep only the lines that cross it there, drag a name to move its axis."
     )
-    return Section("choices", title, note, f'<div class="wide">{_plot(parallel(content), "choices")}</div>')
+    return Section("choices", title, note, f'<div class="wide">{plot(parallel(content), "choices")}</div>')
 
 
 def _training(content: ReportContent) -> Section:
     title = "Supernet training"
     if not content.curves:
         return Section("training", title, "", _empty("No training curve was recorded."))
-    note = "Training loss, and validation scores of the largest and the smallest subnet."
-    return Section("training", title, note, _plot(figures.training(content.curves), "training"))
+    note = "Training loss, and validation scores of the subnets that training watched."
+    return Section("training", title, note, plot(figures.training(content.curves), "training"))
 
 
 def _ranking(content: ReportContent) -> Section:
@@ -175,12 +185,12 @@ def _ranking(content: ReportContent) -> Section:
     if not content.anchors:
         why = "No anchor was trained alone, so how far the shared-weight ranking can be trusted is unknown."
         return Section("ranking", title, "", _empty(why))
-    plot = _plot(figures.ranking(content.anchors, content.ranking, content.metric), "ranking")
+    shown = plot(figures.ranking(content.anchors, content.ranking, content.metric), "ranking")
     if content.ranking is None:
-        return Section("ranking", title, "Too few anchors for Kendall's tau.", plot)
+        return Section("ranking", title, "Too few anchors for Kendall's tau.", shown)
     mark = "good" if content.ranking.carries_search else "bad"
     note = f'<span class="{mark}">{escape(content.ranking.verdict)}.</span> The interval is a 95% bootstrap.'
-    return Section("ranking", title, note, plot)
+    return Section("ranking", title, note, shown)
 
 
 def _finalists(content: ReportContent) -> Section:
@@ -203,7 +213,7 @@ def _table(content: ReportContent, records: Sequence[Record], links: Mapping[str
     leading = [column for column in wanted if column in known]
     asked = [one.column for one in content.objectives if one.column in known and one.column not in leading]
     columns = list(dict.fromkeys([*leading, *asked, *(name for name in known if name.startswith(LATENCY))]))
-    cells: list[tuple[str, Callable[[Record], str]]] = [("architecture", _architecture)]
+    cells: list[tuple[str, Callable[[Record], str]]] = [("architecture", architecture)]
     cells += [(name, lambda record, name=name: _value(record, name)) for name in columns]  # type: ignore[misc]
     if any(links.get(record.key) for record in records):
         cells.append(("files", lambda record: _files(links.get(record.key, ()))))
@@ -225,7 +235,8 @@ def _value(record: Record, column: str) -> str:
     return f"{text} <small>± {float(found.get('spread', 0)):.0%} {escape(', '.join(doubts))}</small>"
 
 
-def _architecture(record: Record) -> str:
+def architecture(record: Record) -> str:
+    """A record's choices, the first few of them at sight."""
     choices = [f"{key} = {value}" for key, value in record.architecture.items()]
     if len(choices) <= SUMMARY_CHOICES:
         return f"<code>{escape(', '.join(choices))}</code>"
