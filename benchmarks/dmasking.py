@@ -456,7 +456,7 @@ def line(way: str, points: Curve, quantity: str) -> go.Scatter:
     return go.Scatter(
         x=[point["options"] for point in points],
         y=multiples,
-        text=[""] * (len(points) - 1) + [f"{multiples[-1]:.3g} x"],
+        text=[""] * (len(points) - 1) + [f"{multiples[-1]:.2f} x"],
         textposition="top center",
         textfont={"color": COLOURS[way]},
         name=NAMES[way],
