@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import manynet as mn
 from manynet.data import Batch, load
+from manynet.latency_table import LatencyTable, LatencyTableError, calls
 from manynet.learner import Learner
 from manynet.settings import TrainSettings
 from manynet.strategy import TrainingError, load_strategy
@@ -65,6 +68,55 @@ def test_the_likeliest_architecture_costs_what_was_asked(target: int) -> None:
     assert {"loss", "temperature", "entropy", "expected_macs"} <= logged.keys()
 
 
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    """Address of a table in which an operation takes 2 us and 10 ns for each number of its weights and input."""
+    undecided = SPACE.soften(SPACE.largest, {key: torch.ones(len(o)) for key, o in SPACE.soft.items()})
+    times = {
+        str(one): 0.002 + 1e-5 * float(np.prod(one.sizes[0][1]) + np.prod(one.input))
+        for call in calls(SPACE, undecided)
+        for one in call.operations
+        if one is not None
+    }
+    made = LatencyTable(device="made", tool="up", unit="ms", rows="operations", measured=times)
+    made.write(tmp_path / "table.json")
+    return str(tmp_path / "table.json")
+
+
+@pytest.mark.parametrize("target", [0.08, 0.13])
+def test_the_likeliest_architecture_takes_as_long_as_was_asked(target: float, table: str) -> None:
+    made = LatencyTable.read(table)
+    assert made.milliseconds(SPACE, SPACE.smallest) < 0.06 and made.milliseconds(SPACE, SPACE.largest) > 0.2
+    options = {"target": target, "cost": "latency", "table": table, "strength": 3.0, "learning_rate": 0.1}
+    strategy = Differentiable(**options, every=1, warmup=0.0)  # type: ignore[arg-type]
+    logged = trained(strategy, 150)
+    found = made.milliseconds(SPACE, strategy.found())
+    assert found == pytest.approx(target, rel=0.15)
+    assert float(logged["found_latency"]) == pytest.approx(found)
+    assert float(logged["expected_latency"]) == pytest.approx(target, rel=0.25)
+
+
+def test_a_table_that_cannot_serve_is_refused_before_training(tmp_path: Path, table: str) -> None:
+    options = {"target": 1.0, "cost": "latency"}
+    with pytest.raises(mn.ManynetError, match="none.json must be a file that can be read"):
+        load_strategy(
+            "trainers.differentiable:Differentiable",
+            {**options, "table": str(tmp_path / "none.json")},
+            "supernet",
+        )
+    (tmp_path / "damaged.json").write_text("{")
+    with pytest.raises(LatencyTableError, match="damaged.json must be a table of latency"):
+        load_strategy(
+            "trainers.differentiable:Differentiable",
+            {**options, "table": str(tmp_path / "damaged.json")},
+            "supernet",
+        )
+    with pytest.raises(
+        LatencyTableError, match="must hold all that the space runs, but lacks 'Conv2d stride 2x2 weight"
+    ):
+        Differentiable(target=1.0, cost="latency", table=table).start(dmasking.tiny, torch.device("cpu"))
+
+
 def test_logits_learn_from_held_out_examples_and_weights_do_not() -> None:
     strategy = Differentiable(target=30_000, every=2, warmup=0.0)
     learning, weights_alone = learner(strategy, 8), learner(Differentiable(target=30_000, every=99), 8)
@@ -111,7 +163,15 @@ def test_a_resumed_search_goes_on_as_it_was() -> None:
     [
         ({}, "target"),
         ({"target": 0}, "target must be above 0, but got 0"),
-        ({"target": 1, "cost": "watts"}, r"cost must be one of \(macs, parameters\), but got 'watts'"),
+        (
+            {"target": 1, "cost": "watts"},
+            r"cost must be one of \(macs, parameters, latency\), but got 'watts'",
+        ),
+        ({"target": 1, "cost": "latency"}, "table must be an address where cost is 'latency', .* got None"),
+        (
+            {"target": 1, "table": "t.json"},
+            "table must be an address where cost is 'latency', .* got 't.json'",
+        ),
         ({"target": 1, "held_out": 0}, "held_out must be a share below 1, but got 0"),
         ({"target": 1, "warmup": 1}, "warmup must be a share below 1, but got 1"),
         ({"target": 1, "temprature": 1}, "an option of .* must be one of"),

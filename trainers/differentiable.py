@@ -11,12 +11,13 @@ from torch import nn
 
 from manynet import reference
 from manynet.data import Batch
-from manynet.elastic.count import Expectation
+from manynet.elastic.count import Count, Expectation
 from manynet.evaluation import fit
+from manynet.latency_table import LatencyTable
 from manynet.space import Architecture, SearchSpace
 from manynet.strategy import Step, Strategy, TrainingError
 
-Cost = Literal["macs", "parameters"]
+Cost = Literal["macs", "parameters", "latency"]
 Term = Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]
 
 
@@ -30,7 +31,8 @@ class Differentiable(Strategy):
 
     Args:
         target: cost to aim for, in the unit of ``cost``.
-        cost: ``macs`` or ``parameters``, of one example.
+        cost: ``macs`` or ``parameters`` of one example, or ``latency``: its milliseconds by a table.
+        table: address of that table; see :class:`manynet.latency_table.LatencyTable`.
         term: ``module:name`` of what weighs cost against the loss; see :mod:`trainers.cost_terms`.
         strength: of that term.
         temperature: of the first step; it falls exponentially.
@@ -48,6 +50,7 @@ class Differentiable(Strategy):
         self,
         target: float,
         cost: Cost = "macs",
+        table: str | None = None,
         term: str = "trainers.cost_terms:absolute",
         strength: float = 1.0,
         temperature: float = 5.0,
@@ -60,6 +63,10 @@ class Differentiable(Strategy):
     ) -> None:
         if cost not in get_args(Cost):
             raise ValueError(f"cost must be one of ({', '.join(get_args(Cost))}), but got {cost!r}")
+        if (table is None) == (cost == "latency"):
+            raise ValueError(
+                f"table must be an address where cost is 'latency', else None, but got {table!r}"
+            )
         positive = {
             "target": target,
             "temperature": temperature,
@@ -77,6 +84,7 @@ class Differentiable(Strategy):
         self.temperature, self.final_temperature = temperature, final_temperature
         self.learning_rate, self.every, self.warmup = learning_rate, every, warmup
         self.held_out = held_out
+        self.table = None if table is None else LatencyTable.read(table)
         self.term: Term = reference.load(term)
         self.drawn = tuple(filter(None, (key.strip() for key in drawn.split(","))))
 
@@ -91,8 +99,7 @@ class Differentiable(Strategy):
             for key, options in space.soft.items()
         }
         self.optimizer = torch.optim.Adam(self.logits.values(), lr=self.learning_rate, betas=(0.5, 0.999))
-        macs, parameters = space.count(space.soften(space.largest, self.logits))
-        self._expected = Expectation(macs if self.cost == "macs" else parameters).to(device)
+        self._expected = Expectation(self._cost(space.soften(space.largest, self.logits))).to(device)
 
     def backward(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
         with torch.no_grad():
@@ -121,6 +128,13 @@ class Differentiable(Strategy):
         for key, logit in self.logits.items():
             logit.data.copy_(state["logits"][key])
         self.optimizer.load_state_dict(state["optimizer"])
+
+    def _cost(self, arch: Architecture) -> Count | int:
+        """Cost of an undecided architecture, under every combination of options."""
+        if self.table is not None:
+            return self.table.count(self.space, arch)
+        macs, parameters = self.space.count(arch)
+        return macs if self.cost == "macs" else parameters
 
     def _learn(self, network: nn.Module, step: Step, update: int) -> None:
         """One step of the logits, on examples that the weights never see."""

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -29,7 +29,7 @@ from manynet.domains import (
     soft_options,
 )
 from manynet.elastic.count import Count
-from manynet.elastic.recorder import PlainOperations, Recorder, parameters_of, watch
+from manynet.elastic.recorder import PlainOperations, Recorder, Use, parameters_of, watch
 from manynet.elastic.soft import Soft, soft
 from manynet.tasks import Task
 
@@ -301,6 +301,10 @@ class SearchSpace:
         """
         return self._metered(arch, self.example(self.decided(arch), batch=1, device="meta"))
 
+    def calls(self, arch: Architecture) -> Mapping[nn.Module, Sequence[Use]]:
+        """Every call of each elastic layer, at one example; choices may be undecided. The layers lie on ``meta``."""
+        return self._recorded(arch, self.example(self.decided(arch), batch=1, device="meta"))[0].uses
+
     def decided(self, arch: Architecture) -> dict[str, Value]:
         """The architecture with the largest option of each undecided number, and the first of other choices."""
         return {
@@ -312,9 +316,14 @@ class SearchSpace:
         self, arch: Architecture, inputs: tuple[torch.Tensor, ...]
     ) -> tuple[Count | int, Count | int]:
         """Multiply-adds and parameters, from one forward pass on ``meta``."""
+        recorder, plain = self._recorded(arch, inputs)
+        return recorder.macs + plain, parameters_of(recorder)
+
+    def _recorded(self, arch: Architecture, inputs: tuple[torch.Tensor, ...]) -> tuple[Recorder, int]:
+        """What ran in one forward pass on ``meta``, and multiply-adds outside elastic layers."""
         with torch.no_grad(), PlainOperations() as plain, Recorder(metering=True) as recorder:
             self._meta(*inputs, arch=arch)
-        return recorder.macs + plain.macs, parameters_of(recorder)
+        return recorder, plain.macs
 
     @cached_property
     def _meta(self) -> nn.Module:

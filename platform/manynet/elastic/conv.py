@@ -74,7 +74,7 @@ class Conv2d(Elastic, nn.Conv2d):
         padding = self._padding(kernel)
         pixels = self._output_size(x, kernel, padding)
         macs = x.shape[0] * pixels[0] * pixels[1] * product(rows, columns, height, width)
-        if self.note(sizes, macs):
+        if self.note(sizes, macs, input=(x.shape[0], counted(in_channels, ins), *x.shape[2:])):
             return x.new_empty(x.shape[0], outs, *pixels)
         weight = _middle(leading(self.weight, (outs, 1 if self.depthwise else ins)), kernel)
         if isinstance(kernel_size, Soft):
@@ -117,6 +117,19 @@ class Conv2d(Elastic, nn.Conv2d):
         )
         return height, width
 
+    def form(self) -> str:
+        parts = ["Conv2d depthwise" if self.depthwise else "Conv2d", "stride " + _sides(self.stride)]
+        if self.dilation != (1, 1):
+            parts.append("dilation " + _sides(self.dilation))
+        if isinstance(self.padding, str):
+            return " ".join([*parts, "padding", self.padding])
+        # Padding shrinks with the kernel: what all kernels have in common is how far it is from half of each.
+        beyond = [
+            p - d * (k - 1) // 2
+            for p, d, k in zip(self.padding, self.dilation, self.kernel_size, strict=True)
+        ]
+        return " ".join([*parts, "padding half the kernel", _sides(beyond)] if any(beyond) else parts)
+
     def narrowed(self, uses: Sequence[Use]) -> Mapping[str, torch.Tensor]:
         sizes = decided(uses)
         rows, columns, height, width = sizes["weight"]
@@ -132,6 +145,10 @@ class Conv2d(Elastic, nn.Conv2d):
         self.groups = self.in_channels if self.depthwise else 1
         self.padding = self._padding(kernel)
         self.kernel_size = kernel
+
+
+def _sides(pair: Sequence[int]) -> str:
+    return "x".join(map(str, pair))
 
 
 def _middle(weight: torch.Tensor, kernel: tuple[int, int]) -> torch.Tensor:

@@ -72,11 +72,16 @@ class Elastic(nn.Module):
     """A layer whose calls use leading slices of its parameters and buffers.
 
     Subclasses note each call with :meth:`note`. A layer whose tensors are more than sliced (a kernel
-    that is resampled) says in :meth:`narrowed` what is left of them.
+    that is resampled) says in :meth:`narrowed` what is left of them, and one whose calls depend on more than
+    sizes (a stride) in :meth:`form`.
     """
 
     def note(
-        self, sizes: Mapping[str, tuple[Count | int, ...]], macs: Count | int = 0, geometry: Hashable = None
+        self,
+        sizes: Mapping[str, tuple[Count | int, ...]],
+        macs: Count | int = 0,
+        geometry: Hashable = None,
+        input: tuple[Count | int, ...] | None = None,
     ) -> bool:
         """Tell the active recorder about this call.
 
@@ -84,12 +89,17 @@ class Elastic(nn.Module):
             sizes: leading sizes used of each parameter and buffer, by its name.
             macs: multiply-adds of the call.
             geometry: what else than sizes the call depends on.
+            input: shape of its input, for tables of latency; only with it can a layer's calls be in one.
 
         Returns:
             True when the call should return an empty output of the right shape.
         """
         recorder = recording()
-        return recorder is not None and recorder.use(self, Use(sizes, geometry), macs)
+        return recorder is not None and recorder.use(self, Use(sizes, geometry, input), macs)
+
+    def form(self) -> str:
+        """What all calls of this layer have in common, for tables of latency: its kind, and what no size tells."""
+        return type(self).__name__
 
     def narrowed(self, uses: Sequence[Use]) -> Mapping[str, torch.Tensor]:
         """Parameters and buffers cut to the union of what ``uses`` need, by name."""

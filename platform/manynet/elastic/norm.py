@@ -32,7 +32,8 @@ class BatchNorm2d(Elastic, nn.BatchNorm2d):
             for name in ("weight", "bias", "running_mean", "running_var")
             if (tensor := getattr(self, name)) is not None
         }
-        if self.note({name: (counted(num_features, size),) for name in tensors}):
+        width = counted(num_features, size)
+        if self.note({name: (width,) for name in tensors}, input=(x.shape[0], width, *x.shape[2:])):
             return x.new_empty(x.shape)
         parts = {name: leading(tensor, (size,)) for name, tensor in tensors.items()}
         if isinstance(num_features, Soft):
@@ -84,7 +85,8 @@ class LayerNorm(Elastic, nn.LayerNorm):
         """
         size = input_size(width, x, -1, self.weight.shape[0], "width")
         rows = counted(width, size)
-        if self.note({"weight": (rows,)} if self.bias is None else {"weight": (rows,), "bias": (rows,)}):
+        sizes = {"weight": (rows,)} | ({} if self.bias is None else {"bias": (rows,)})
+        if self.note(sizes, input=(*x.shape[:-1], rows)):
             return x.new_empty(x.shape)
         bias = None if self.bias is None else leading(self.bias, (size,))
         if isinstance(width, Soft):

@@ -35,11 +35,17 @@ def recording() -> Recorder | None:
 class Use:
     """One call of an elastic layer: the leading sizes of its tensors, and the geometry it ran at.
 
-    Sizes that follow from soft choices are counts.
+    Sizes that follow from soft choices are counts, which are 0 where soft choices leave the call out.
+
+    Attributes:
+        sizes: of each parameter and buffer, by its name.
+        geometry: what else than sizes extraction has to know.
+        input: shape of the input, batch first; None where the layer does not say.
     """
 
     sizes: Mapping[str, tuple[Count | int, ...]]
     geometry: Hashable = None
+    input: tuple[Count | int, ...] | None = None
 
 
 @dataclass
@@ -76,8 +82,8 @@ class Recorder:
     def use(self, layer: nn.Module, use: Use, macs: Count | int = 0) -> bool:
         """Note one call; True when the layer should return an empty output."""
         if isinstance(self._share, Count):
-            shared = {name: (*(size * self._share for size in sizes),) for name, sizes in use.sizes.items()}
-            use = Use(shared, use.geometry)
+            shared = {name: _times(sizes, self._share) for name, sizes in use.sizes.items()}
+            use = Use(shared, use.geometry, None if use.input is None else _times(use.input, self._share))
         self.uses.setdefault(layer, []).append(use)
         return self.add(macs)
 
@@ -99,6 +105,10 @@ class Recorder:
             yield
         finally:
             self._share = before
+
+
+def _times(sizes: tuple[Count | int, ...], share: Count) -> tuple[Count | int, ...]:
+    return tuple(size * share for size in sizes)
 
 
 def watch(network: nn.Module) -> list[RemovableHandle]:
