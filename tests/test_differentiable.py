@@ -187,6 +187,20 @@ def test_a_space_without_undecided_choices_is_refused() -> None:
         Differentiable(target=1).start(vit.tiny, torch.device("cpu"))
 
 
+def test_a_choice_to_draw_must_be_one_of_the_space() -> None:
+    with pytest.raises(TrainingError, match=r"drawn must be of the choices .* but got 'resolutoin'"):
+        Differentiable(target=1, drawn="resolutoin").start(SPACE, torch.device("cpu"))
+
+
+def test_what_is_logged_of_a_search_is_up_to_date() -> None:
+    strategy = Differentiable(target=30_000, every=2, warmup=0.0, learning_rate=0.5)
+    logged = trained(strategy, 4)
+    assert float(logged["found_macs"]) == pytest.approx(mn.cost(SPACE, strategy.found()).macs)
+    logits = strategy.state_dict()["logits"]
+    entropy = sum(torch.distributions.Categorical(logits=logit).entropy() for logit in logits.values())
+    assert float(logged["entropy"]) == pytest.approx(float(entropy), rel=1e-5)
+
+
 def test_cost_terms() -> None:
     loss, cost = torch.tensor(2.0), torch.tensor(150.0)
     assert float(cost_terms.absolute(loss, cost, 100, 2)) == pytest.approx(3.0)

@@ -42,8 +42,8 @@ class Differentiable(Strategy):
         held_out: share of the training examples that teach the logits and not the weights.
         warmup: share of the steps in which the weights alone are trained.
         drawn: keys, separated by commas, of which every step draws one option rather than sum over all: less
-            memory and time, where options are paths of their own, such as resolutions. Their logits learn from the
-            loss of each option in turn, without a backward pass.
+            memory and time, where options are paths of their own. Their logits learn from the loss of each option
+            in turn, without a backward pass. None is ``resolution``, where the space has several.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Differentiable(Strategy):
         every: int = 4,
         held_out: float = 0.2,
         warmup: float = 0.1,
-        drawn: str = "resolution",
+        drawn: str | None = None,
     ) -> None:
         if cost not in get_args(Cost):
             raise ValueError(f"cost must be one of ({', '.join(get_args(Cost))}), but got {cost!r}")
@@ -86,7 +86,7 @@ class Differentiable(Strategy):
         self.held_out = held_out
         self.table = None if table is None else LatencyTable.read(table)
         self.term: Term = reference.load(term)
-        self.drawn = tuple(filter(None, (key.strip() for key in drawn.split(","))))
+        self.drawn = drawn
 
     def start(self, space: SearchSpace, device: torch.device) -> None:
         if not space.soft:
@@ -94,12 +94,14 @@ class Differentiable(Strategy):
                 f"Differentiable trains spaces with choices that may stay undecided, but {space.name!r} has none"
             )
         self.space = space
+        self._drawn = self._drawn_keys()
         self.logits = {
             key: torch.zeros(len(options), device=device, requires_grad=True)
             for key, options in space.soft.items()
         }
         self.optimizer = torch.optim.Adam(self.logits.values(), lr=self.learning_rate, betas=(0.5, 0.999))
         self._expected = Expectation(self._cost(space.soften(space.largest, self.logits))).to(device)
+        self._told = self._state_of_search()
 
     def backward(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
         with torch.no_grad():
@@ -109,7 +111,8 @@ class Differentiable(Strategy):
         updates, ready = divmod(step.number + 1 - round(self.warmup * step.total), self.every)
         if updates > 0 and not ready:
             self._learn(network, step, updates - 1)
-        return {"loss": loss.detach(), **self._progress(step)}
+        temperature = torch.tensor(self._temperature(step))
+        return {"loss": loss.detach(), "temperature": temperature, **self._told}
 
     def found(self) -> Architecture:
         """The likeliest option of each choice."""
@@ -128,6 +131,19 @@ class Differentiable(Strategy):
         for key, logit in self.logits.items():
             logit.data.copy_(state["logits"][key])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._told = self._state_of_search()
+
+    def _drawn_keys(self) -> list[str]:
+        if self.drawn is None:
+            keys = {"resolution"} & self.space.soft.keys()
+        else:
+            keys = set(filter(None, (key.strip() for key in self.drawn.split(","))))
+        for key in keys - self.space.soft.keys():
+            raise TrainingError(
+                f"drawn must be of the choices that may stay undecided, ({', '.join(self.space.soft)}), but got {key!r}"
+            )
+        # Nothing is to be learnt of a choice with one option.
+        return sorted(key for key in keys if len(self.space.soft[key]) > 1)
 
     def _cost(self, arch: Architecture) -> Count | int:
         """Cost of an undecided architecture, under every combination of options."""
@@ -140,7 +156,7 @@ class Differentiable(Strategy):
         """One step of the logits, on examples that the weights never see."""
         batch = step.held(update)
         loss = self._loss(network, batch, self._relaxed(step), step)
-        for key in self.drawn:
+        for key in self._drawn:
             loss = loss + self._expected_loss(network, batch, key, step)
         total = self.term(loss, self.expected_cost(step), self.target, self.strength)
         # Of the logits alone: the weights' own gradients are left as they are.
@@ -154,6 +170,7 @@ class Differentiable(Strategy):
             logit.grad = slope
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self._told = self._state_of_search()
 
     def _expected_loss(self, network: nn.Module, batch: Batch, key: str, step: Step) -> torch.Tensor:
         """What the loss is on average over a drawn choice, in which the losses themselves are constants."""
@@ -180,7 +197,7 @@ class Differentiable(Strategy):
         weights, decided = {}, {}
         for key, logit in self.logits.items():
             gumbel = torch.from_numpy(noise.gumbel(size=len(logit))).to(logit)
-            if key in self.drawn:
+            if key in self._drawn:
                 decided[key] = self.space.soft[key][int((logit.detach() + gumbel).argmax())]
             else:
                 weights[key] = ((logit + gumbel) / self._temperature(step)).softmax(0)
@@ -201,12 +218,12 @@ class Differentiable(Strategy):
         return {key: self.space.soft[key][int(logit.argmax())] for key, logit in self.logits.items()}
 
     @torch.no_grad()
-    def _progress(self, step: Step) -> dict[str, torch.Tensor]:
+    def _state_of_search(self) -> dict[str, torch.Tensor]:
+        """How decided it is, and at which cost; it changes with the logits alone."""
         probabilities = {key: logit.softmax(0) for key, logit in self.logits.items()}
         entropy = sum(-(p * p.clamp_min(1e-12).log()).sum() for p in probabilities.values())
         certain = {key: nn.functional.one_hot(p.argmax(), len(p)).to(p) for key, p in probabilities.items()}
         return {
-            "temperature": torch.tensor(self._temperature(step)),
             "entropy": torch.as_tensor(entropy),
             f"expected_{self.cost}": self._expected(probabilities),
             f"found_{self.cost}": self._expected(certain),

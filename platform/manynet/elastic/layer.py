@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -31,10 +32,15 @@ def chosen(choice: Size | None, largest: int, name: str) -> int:
     if choice is None:
         return largest
     if isinstance(choice, Soft):
-        return max(chosen(option, largest, name) for option in choice.values)
+        return _largest_option(choice.values, largest, name)
     if isinstance(choice, bool) or not isinstance(choice, int) or not 1 <= choice <= largest:
         raise ChoiceError(f"{name} must be an integer from 1 to {largest}, but got {choice!r}")
     return choice
+
+
+@lru_cache(maxsize=4096)
+def _largest_option(options: tuple[int, ...], largest: int, name: str) -> int:
+    return max(chosen(option, largest, name) for option in options)
 
 
 def input_size(choice: Size | None, x: torch.Tensor, dim: int, largest: int, name: str) -> int:
@@ -52,8 +58,8 @@ def input_size(choice: Size | None, x: torch.Tensor, dim: int, largest: int, nam
 
 
 def counted(choice: Size | None, size: int) -> Count | int:
-    """What a size costs: itself, or what it is under each option of a soft choice."""
-    return choice.count if isinstance(choice, Soft) else size
+    """What a size costs: itself, or what it is under each option of a soft choice, when anything is recorded."""
+    return choice.count if isinstance(choice, Soft) and recording() is not None else size
 
 
 def leading(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import cached_property, lru_cache, reduce
 from typing import Any, TypeVar, final
 
 import numpy as np
@@ -43,7 +43,7 @@ class Soft:
     choices: tuple[Choice, ...]
     values: tuple[Any, ...]
 
-    @property
+    @cached_property
     def weights(self) -> torch.Tensor:
         """Of each combination, ``(combinations,)``: choices are independent."""
         return reduce(_outer, (choice.weights for choice in self.choices))
