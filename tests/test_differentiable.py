@@ -158,6 +158,25 @@ def test_a_resumed_search_goes_on_as_it_was() -> None:
     torch.testing.assert_close(one["logits"], two["logits"])
 
 
+@pytest.mark.parametrize("number", [0, 7])
+def test_where_loss_and_cost_of_a_drawn_choice_balance_its_logits_stay(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = Differentiable(target=30_000)
+    learning = learner(strategy, 8)
+    learning.step = number
+    step = learning._step()
+    costs = dict(zip(SPACE.soft["resolution"], torch.tensor([1.0, 3.0]), strict=True))
+    monkeypatch.setattr(strategy, "_loss", lambda network, batch, arch, step: -costs[arch["resolution"]])
+    monkeypatch.setattr(
+        strategy, "_expected", lambda weights: torch.stack([*costs.values()]) @ weights["resolution"]
+    )
+    loss = strategy._expected_loss(learning.network, next(batches()), "resolution", step)
+    total = loss + strategy.expected_cost(step)
+    (slope,) = torch.autograd.grad(total, [strategy.logits["resolution"]])
+    torch.testing.assert_close(slope, torch.zeros(2))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -179,7 +179,7 @@ class Differentiable(Strategy):
             losses = [
                 self._loss(network, batch, {**arch, key: option}, step) for option in self.space.soft[key]
             ]
-        expected = torch.stack(losses) @ self.logits[key].softmax(0)
+        expected = torch.stack(losses) @ self._sharpened(step)[key]
         # Its value must not count twice.
         return expected - expected.detach()
 
@@ -205,10 +205,13 @@ class Differentiable(Strategy):
 
     def expected_cost(self, step: Step) -> torch.Tensor:
         """Mean cost of architectures drawn by the probabilities, sharpened as the temperature is below 1."""
-        sharp = min(1.0, self._temperature(step))
-        weights = {key: (logit / sharp).softmax(0) for key, logit in self.logits.items()}
-        expected: torch.Tensor = self._expected(weights)
+        expected: torch.Tensor = self._expected(self._sharpened(step))
         return expected
+
+    def _sharpened(self, step: Step) -> dict[str, torch.Tensor]:
+        # For loss and cost alike: slopes grow as it sharpens, and one's must not outgrow the other's.
+        sharp = min(1.0, self._temperature(step))
+        return {key: (logit / sharp).softmax(0) for key, logit in self.logits.items()}
 
     def _temperature(self, step: Step) -> float:
         progress = step.number / max(1, step.total - 1)
