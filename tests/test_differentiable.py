@@ -191,6 +191,10 @@ def test_where_loss_and_cost_of_a_drawn_choice_balance_its_logits_stay(
             {"target": 1, "table": "t.json"},
             "table must be an address where cost is 'latency', .* got 't.json'",
         ),
+        (
+            {"target": 1, "cost": "latency", "table": "t.json"},
+            "table must be an absolute path or a URI, but got 't.json'",
+        ),
         ({"target": 1, "held_out": 0}, "held_out must be a share below 1, but got 0"),
         ({"target": 1, "warmup": 1}, "warmup must be a share below 1, but got 1"),
         ({"target": 1, "temprature": 1}, "an option of .* must be one of"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, final, get_args
 
 import numpy as np
@@ -32,7 +33,7 @@ class Differentiable(Strategy):
     Args:
         target: cost to aim for, in the unit of ``cost``.
         cost: ``macs`` or ``parameters`` of one example, or ``latency``: its milliseconds by a table.
-        table: address of that table; see :class:`manynet.latency_table.LatencyTable`.
+        table: address of that table, an absolute path or a URI; see :class:`manynet.latency_table.LatencyTable`.
         term: ``module:name`` of what weighs cost against the loss; see :mod:`trainers.cost_terms`.
         strength: of that term.
         temperature: of the first step; it falls exponentially.
@@ -67,6 +68,9 @@ class Differentiable(Strategy):
             raise ValueError(
                 f"table must be an address where cost is 'latency', else None, but got {table!r}"
             )
+        if table is not None and "://" not in table and not Path(table).is_absolute():
+            # Workers read it too, and run in folders of their own.
+            raise ValueError(f"table must be an absolute path or a URI, but got {table!r}")
         positive = {
             "target": target,
             "temperature": temperature,
