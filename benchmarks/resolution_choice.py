@@ -1,0 +1,390 @@
+"""Does differentiable search find the best resolution? Two ways of choosing it, on problems whose answer is known.
+
+Only the resolution of a small inverted-residual network is undecided. The answer is the lowest sum of validation
+cross-entropy and price of the multiply-adds, each resolution trained alone. A low and a high price have different
+answers, neither the cheapest resolution nor the dearest. The ways take turns, step by step, on one thread:
+
+* weighted sum: every step runs the network at all resolutions and sums what they give (FBNetV2, arXiv 2004.05565,
+  section 3.3);
+* drawn: every step runs it at one resolution, drawn by the learnt probabilities.
+
+A way that finds the answer in fewer than 4 of 5 seeds, at either price, is not fit to be the default.
+
+    python benchmarks/resolution_choice.py [--data idx:PATH]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+import weakref
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from ray import tune
+from rich.console import Console
+from rich.table import Table
+
+import manynet as mn
+from manynet.data import Batch, Data, Split, augment, load
+from manynet.evaluation import score
+from manynet.learner import Learner
+from manynet.scoring import calibration_batches
+from manynet.settings import TrainSettings
+from manynet.training_loop import HeldOut
+from search_spaces import dmasking
+from trainers.cost_terms import additive
+from trainers.differentiable import Differentiable
+from trainers.finetune import FineTune
+
+WAYS = {"weighted sum": "", "drawn": "resolution"}
+BAR, SEEDS, BATCH, HELD_OUT, MEMORY_STEPS = 4, 5, 64, 0.2, 40
+TERM = "trainers.cost_terms:additive"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Images and resolutions to choose from, at prices of a unit of log cost."""
+
+    data: Data
+    space: mn.SearchSpace
+    prices: Sequence[float]
+    steps: int
+
+    @property
+    def resolutions(self) -> Sequence[int]:
+        """From the cheapest."""
+        return [int(size) for size in self.space.soft["resolution"]]
+
+    def macs(self, resolution: int) -> int:
+        """Of one image."""
+        return mn.cost(self.space, {**self.space.largest, "resolution": resolution}).macs
+
+    def settings(self, seed: int) -> TrainSettings:
+        """The same for every training. Without smoothing, the loss is the cross-entropy that is compared."""
+        return TrainSettings(
+            steps=self.steps, batch_size=BATCH, learning_rate=5e-3, ema=0, label_smoothing=0.0, seed=seed
+        )
+
+    def divided(self, seed: int) -> tuple[Split, Split]:
+        """Images for the choice, and for the weights."""
+        return self.data.train.divided(HELD_OUT, seed=seed)
+
+
+def main() -> None:
+    """Find the answers, let both ways search, print tables, then one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="digits", help="digits, or idx:PATH of Fashion-MNIST")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    problem = digits() if given.data == "digits" else fashion(given.data)
+    losses = {
+        size: [loss_alone(problem, size, seed) for seed in range(SEEDS)] for size in problem.resolutions
+    }
+    answers = {price: answer(problem, losses, price) for price in problem.prices}
+    console = Console()
+    show_answers(problem, losses, answers, console)
+    searches = [
+        search
+        for price in problem.prices
+        for seed in range(SEEDS)
+        for search in searched(problem, price, seed)
+    ]
+    show_searches(problem, searches, answers, console)
+    verdicts = {way: verdict(problem, way, searches, answers) for way in WAYS}
+    for way, one in verdicts.items():
+        console.print(f"{way}: {one}")
+    print(in_json(answers, verdicts))
+
+
+def digits() -> Problem:
+    """Scikit-learn's digits, 8 x 8."""
+    space = only_resolution((2, 3, 4, 6), stem_stride=1)
+    return Problem(load("digits", channels=1), space, prices=(0.25, 0.95), steps=240)
+
+
+def fashion(spec: str) -> Problem:
+    """Fashion-MNIST, scaled to 14 x 14."""
+    space = only_resolution((3, 5, 9, 14), stem_stride=1)
+    return Problem(load(spec, channels=1, image_size=14), space, prices=(0.05, 0.3), steps=240)
+
+
+def only_resolution(resolutions: Sequence[int], stem_stride: int) -> mn.SearchSpace:
+    """A space of two inverted residuals in which all but the resolution is decided."""
+    whole = dmasking.space(
+        "resolution-choice",
+        resolution=resolutions,
+        stages=(dmasking.Stage((16,), 1, 1, (2.0,)), dmasking.Stage((24,), 1, 2, (3.0,))),
+        stem=8,
+        stem_stride=stem_stride,
+        kernels=(3,),
+        head=48,
+        channels=1,
+        classes=10,
+    )
+    domains = {key: tune.choice([value]) for key, value in whole.largest.items()}
+    return mn.SearchSpace(
+        whole.name,
+        {**domains, "resolution": whole.domains["resolution"]},
+        whole.build,
+        whole.task,
+        lambda arch: (1, arch["resolution"], arch["resolution"]),
+        soft=["resolution"],
+    )
+
+
+def batches(split: Split, seed: int, start: int = 0) -> Iterator[Batch]:
+    """Augmented as training does it."""
+    stream = split.stream(BATCH, seed=seed, start=start)
+    return (augment(batch, "shift", seed=seed, step=step) for step, batch in enumerate(stream, start))
+
+
+def loss_alone(problem: Problem, resolution: int, seed: int) -> float:
+    """Validation cross-entropy after training at one resolution, on the images that a search's weights see."""
+    space, data = problem.space, problem.data
+    arch = {**space.largest, "resolution": resolution}
+    torch.manual_seed(seed)
+    subnet = mn.extract(space.build(), arch, space.example(arch))
+    learner = Learner(subnet, space, FineTune(), problem.settings(seed))
+    _, train = problem.divided(seed)
+    for batch in itertools.islice(batches(train, seed), problem.steps):
+        learner.train_on(batch)
+    calibration = calibration_batches(data, 4, 256)
+    return score(subnet, space, data.validation, batch_size=256, calibration=calibration)["loss"]
+
+
+def objective(problem: Problem, loss: float, resolution: int, price: float) -> float:
+    """What a search minimises: cost counts relative to the cheapest resolution's."""
+    cost, target = problem.macs(resolution), problem.macs(problem.resolutions[0])
+    return float(additive(torch.tensor(loss), torch.tensor(float(cost)), target, price))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best resolution, and how far ahead it is of the next.
+
+    Attributes:
+        resolution: with the lowest mean objective.
+        margin: of that mean to the next higher one.
+        error: standard error of the margin over seeds.
+    """
+
+    resolution: int
+    margin: float
+    error: float
+
+
+def answer(problem: Problem, losses: Mapping[int, Sequence[float]], price: float) -> Answer:
+    """By the means over seeds."""
+    values = {size: [objective(problem, loss, size, price) for loss in row] for size, row in losses.items()}
+    best, second = sorted(values, key=lambda size: mean(values[size]))[:2]
+    gaps = [b - a for a, b in zip(values[best], values[second], strict=True)]
+    return Answer(best, mean(gaps), stdev(gaps) / SEEDS**0.5)
+
+
+@dataclass
+class Search:
+    """One search in progress.
+
+    Attributes:
+        seconds: CPU seconds so far.
+    """
+
+    way: str
+    price: float
+    seed: int
+    learner: Learner
+    stream: Iterator[Batch]
+    seconds: float = 0.0
+
+    @property
+    def strategy(self) -> Differentiable:
+        """What it learnt."""
+        assert isinstance(self.learner.strategy, Differentiable)
+        return self.learner.strategy
+
+    @property
+    def found(self) -> int:
+        """The likeliest resolution."""
+        return int(self.strategy.found()["resolution"])
+
+    def step(self) -> None:
+        """One step of training; data come outside the clock."""
+        batch = next(self.stream)
+        start = time.process_time()
+        self.learner.train_on(batch)
+        self.seconds += time.process_time() - start
+
+
+def search(problem: Problem, way: str, price: float, seed: int, **options: Any) -> Search:
+    """A search that has not begun; what it is not told is the strategy's default."""
+    held, train = problem.divided(seed)
+    target = problem.macs(problem.resolutions[0])
+    strategy = Differentiable(
+        target=target, term=TERM, strength=price, held_out=HELD_OUT, drawn=WAYS[way], **options
+    )
+    torch.manual_seed(seed)
+    learner = Learner(
+        problem.space.build(),
+        problem.space,
+        strategy,
+        problem.settings(seed),
+        held=HeldOut(lambda start: batches(held, seed, start)),
+    )
+    return Search(way, price, seed, learner, batches(train, seed))
+
+
+def searched(problem: Problem, price: float, seed: int) -> list[Search]:
+    """Both ways from the same weights and on the same batches, step by step in turns."""
+    both = [search(problem, way, price, seed) for way in WAYS]
+    for _ in range(problem.steps):
+        for one in both:
+            one.step()
+    return both
+
+
+@dataclass
+class SavedBytes:
+    """Bytes that autograd holds for backward passes.
+
+    Attributes:
+        most: at any one time.
+    """
+
+    most: int = 0
+    _uses: Counter[int] = field(default_factory=Counter)
+    _now: int = 0
+
+    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
+        """A context that counts what is saved inside; parameters, which are there anyway, do not count."""
+        return torch.autograd.graph.saved_tensors_hooks(self._save, lambda saved: saved.tensor)
+
+    def _save(self, tensor: torch.Tensor) -> _Saved:
+        saved, storage = _Saved(tensor), tensor.untyped_storage()
+        if not isinstance(tensor, torch.nn.Parameter):
+            weakref.finalize(saved, self._freed, storage.data_ptr(), storage.nbytes())
+            self._uses[storage.data_ptr()] += 1
+            self._now += storage.nbytes() * (self._uses[storage.data_ptr()] == 1)
+            self.most = max(self.most, self._now)
+        return saved
+
+    def _freed(self, place: int, size: int) -> None:
+        self._uses[place] -= 1
+        self._now -= size * (self._uses[place] == 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Saved:
+    tensor: torch.Tensor
+
+
+def saved_megabytes(problem: Problem, way: str) -> float:
+    """The most of some steps, apart from the searches, because to count takes time."""
+    counted, counter = search(problem, way, problem.prices[0], 0, warmup=0.0), SavedBytes()
+    with counter.hooks():
+        for _ in range(MEMORY_STEPS):
+            counted.step()
+    return counter.most / 1e6
+
+
+def show_answers(
+    problem: Problem,
+    losses: Mapping[int, Sequence[float]],
+    answers: Mapping[float, Answer],
+    console: Console,
+) -> None:
+    """Each resolution alone."""
+    columns = [f"+ {price} log cost" for price in answers]
+    title = f"each resolution alone: {problem.data.name}, {problem.steps} steps, {SEEDS} seeds"
+    table = Table("resolution", "MACs", "cross-entropy", *columns, title=title)
+    for size, row in losses.items():
+        values = [
+            f"{objective(problem, mean(row), size, price):.3f}{' best' * (size == found.resolution)}"
+            for price, found in answers.items()
+        ]
+        loss = f"{mean(row):.3f} +- {stdev(row):.3f}"
+        table.add_row(f"{size}", f"{problem.macs(size):,}", loss, *values)
+    console.print(table)
+    for price, found in answers.items():
+        margin = f"{found.margin:.3f} +- {found.error:.3f} (standard error)"
+        console.print(f"price {price}: the answer is {found.resolution}, ahead by {margin}")
+
+
+def show_searches(
+    problem: Problem, searches: Sequence[Search], answers: Mapping[float, Answer], console: Console
+) -> None:
+    """What each search found, and how sure it is."""
+    names = [f"p({size})" for size in problem.resolutions]
+    table = Table("price", "seed", "way", "found", "answer", *names, "CPU ms a step", title="searches")
+    for one in searches:
+        probabilities = one.strategy.logits["resolution"].detach().softmax(0).tolist()
+        table.add_row(
+            *(f"{one.price}", f"{one.seed}", one.way, f"{one.found}", f"{answers[one.price].resolution}"),
+            *(f"{probability:.2f}" for probability in probabilities),
+            f"{1e3 * one.seconds / problem.steps:.1f}",
+        )
+    console.print(table)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """On one way.
+
+    Attributes:
+        right: seeds in which it found the answer, by price.
+        saved_megabytes: most that is held for backward passes at a time.
+        cpu_ms_a_step: of training, the logits' steps included.
+    """
+
+    right: Mapping[float, int]
+    saved_megabytes: float
+    cpu_ms_a_step: float
+
+    @property
+    def fit(self) -> bool:
+        """To be the default."""
+        return min(self.right.values()) >= BAR
+
+    def __str__(self) -> str:
+        right = ", ".join(f"{count} of {SEEDS} at price {price}" for price, count in self.right.items())
+        cost = f"{self.saved_megabytes:.2f} MB saved, {self.cpu_ms_a_step:.1f} CPU ms a step"
+        return f"{right}: {'fit' if self.fit else 'not fit'} to be the default; {cost}"
+
+
+def verdict(
+    problem: Problem, way: str, searches: Sequence[Search], answers: Mapping[float, Answer]
+) -> Verdict:
+    """Of all searches, those of one way."""
+    mine = [one for one in searches if one.way == way]
+    right = {
+        price: sum(one.found == known.resolution for one in mine if one.price == price)
+        for price, known in answers.items()
+    }
+    milliseconds = 1e3 * mean(one.seconds for one in mine) / problem.steps
+    return Verdict(right, saved_megabytes(problem, way), milliseconds)
+
+
+def in_json(answers: Mapping[float, Answer], verdicts: Mapping[str, Verdict]) -> str:
+    """The line for scripts; the default must pass."""
+    figures = {
+        "answers": {price: vars(known) for price, known in answers.items()},
+        **{way: vars(one) for way, one in verdicts.items()},
+    }
+    default = next(way for way, drawn in WAYS.items() if drawn == default_drawn())
+    line = {"benchmark": "resolution_choice", "figures": figures, "bars": {"right": BAR}}
+    return json.dumps({**line, "default": default, "pass": verdicts[default].fit})
+
+
+def default_drawn() -> str:
+    """What the strategy draws unless told otherwise."""
+    return ",".join(Differentiable(target=1).drawn)
+
+
+if __name__ == "__main__":
+    main()
