@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 import time
 import weakref
 from collections import Counter
@@ -246,6 +247,8 @@ def searched(problem: Problem, price: float, seed: int) -> list[Search]:
     for _ in range(problem.steps):
         for one in both:
             one.step()
+    # Said as it goes: all of it takes minutes.
+    print(f"price {price}, seed {seed}:", *(f"{one.way} {one.found}" for one in both), file=sys.stderr)
     return both
 
 
