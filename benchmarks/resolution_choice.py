@@ -2,7 +2,7 @@
 
 Only the resolution of a small inverted-residual network is undecided. The answer is the lowest sum of validation
 cross-entropy and price of the multiply-adds, each resolution trained alone. A low and a high price have different
-answers, neither the cheapest resolution nor the dearest. The ways take turns, step by step, on one thread:
+answers, on the digits neither the cheapest resolution nor the dearest. The ways take turns, step by step, on one thread:
 
 * weighted sum: every step runs the network at all resolutions and sums what they give (FBNetV2, arXiv 2004.05565,
   section 3.3);
@@ -45,7 +45,7 @@ from trainers.differentiable import Differentiable
 from trainers.finetune import FineTune
 
 WAYS = {"weighted sum": "", "drawn": "resolution"}
-BAR, SEEDS, BATCH, HELD_OUT, MEMORY_STEPS = 4, 5, 64, 0.2, 40
+BAR, ERRORS, SEEDS, BATCH, HELD_OUT, MEMORY_STEPS = 4, 2, 5, 64, 0.2, 40
 TERM = "trainers.cost_terms:additive"
 
 
@@ -106,24 +106,24 @@ def main() -> None:
 
 def digits() -> Problem:
     """Scikit-learn's digits, 8 x 8."""
-    space = only_resolution((2, 3, 4, 6), stem_stride=1)
+    space = only_resolution((2, 3, 4, 6))
     return Problem(load("digits", channels=1), space, prices=(0.25, 0.95), steps=240)
 
 
 def fashion(spec: str) -> Problem:
-    """Fashion-MNIST, scaled to 14 x 14."""
-    space = only_resolution((3, 5, 9, 14), stem_stride=1)
-    return Problem(load(spec, channels=1, image_size=14), space, prices=(0.05, 0.3), steps=240)
+    """Fashion-MNIST, scaled to 7 x 7: in so few steps, more pixels are no better."""
+    space = only_resolution((2, 3, 4, 7))
+    return Problem(load(spec, channels=1, image_size=7), space, prices=(0.05, 1.0), steps=240)
 
 
-def only_resolution(resolutions: Sequence[int], stem_stride: int) -> mn.SearchSpace:
+def only_resolution(resolutions: Sequence[int]) -> mn.SearchSpace:
     """A space of two inverted residuals in which all but the resolution is decided."""
     whole = dmasking.space(
         "resolution-choice",
         resolution=resolutions,
         stages=(dmasking.Stage((16,), 1, 1, (2.0,)), dmasking.Stage((24,), 1, 2, (3.0,))),
         stem=8,
-        stem_stride=stem_stride,
+        stem_stride=1,
         kernels=(3,),
         head=48,
         channels=1,
@@ -179,6 +179,11 @@ class Answer:
     resolution: int
     margin: float
     error: float
+
+    @property
+    def known(self) -> bool:
+        """Whether the margin is more than noise, so that a search can be judged by it."""
+        return self.margin >= ERRORS * self.error
 
 
 def answer(problem: Problem, losses: Mapping[int, Sequence[float]], price: float) -> Answer:
@@ -380,8 +385,10 @@ def in_json(answers: Mapping[float, Answer], verdicts: Mapping[str, Verdict]) ->
         **{way: vars(one) for way, one in verdicts.items()},
     }
     default = next(way for way, drawn in WAYS.items() if drawn == default_drawn())
-    line = {"benchmark": "resolution_choice", "figures": figures, "bars": {"right": BAR}}
-    return json.dumps({**line, "default": default, "pass": verdicts[default].fit})
+    bars = {"right": BAR, "margin_in_standard_errors": ERRORS}
+    passed = verdicts[default].fit and all(known.known for known in answers.values())
+    line = {"benchmark": "resolution_choice", "figures": figures, "bars": bars}
+    return json.dumps({**line, "default": default, "pass": passed})
 
 
 def default_drawn() -> str:
