@@ -171,7 +171,7 @@ def show(pairs: Sequence[Pair], name: str) -> None:
             "yes" if pair.near else "no",
             f"{pair.drawn.macs:,}",
             *(f"{test:.4f}" for test in pair.tests),
-            " / ".join(f"{seconds:.1f}" for seconds in pair.seconds),
+            "/".join(f"{seconds:.1f}" for seconds in pair.seconds),
             str(pair.tried),
             f"{pair.certainty:.2f}",
         )
