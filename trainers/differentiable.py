@@ -38,7 +38,8 @@ class Differentiable(Strategy):
         strength: of that term.
         temperature: of the first step; it falls exponentially.
         final_temperature: of the last step.
-        learning_rate: of the probabilities' logits, which Adam trains.
+        learning_rate: of the probabilities' logits, which Adam trains. With few updates it must be large: entropy
+            that hardly falls says that it was not.
         every: steps of the weights to one of the logits.
         held_out: share of the training examples that teach the logits and not the weights.
         warmup: share of the steps in which the weights alone are trained.
@@ -56,8 +57,8 @@ class Differentiable(Strategy):
         strength: float = 1.0,
         temperature: float = 5.0,
         final_temperature: float = 0.2,
-        learning_rate: float = 0.02,
-        every: int = 4,
+        learning_rate: float = 0.1,
+        every: int = 2,
         held_out: float = 0.2,
         warmup: float = 0.1,
         drawn: str | None = None,

@@ -112,7 +112,8 @@ class Training:
 
     Attributes:
         rows: what was measured so far, one row an evaluation: ``step``, ``loss`` (mean since the row
-            before), ``learning_rate``, and the metrics of each subnet that is watched.
+            before), ``learning_rate``, what the strategy tells besides, and the metrics of each subnet that is
+            watched.
     """
 
     def __init__(self, job: Job, work: Work, worker: Worker) -> None:
@@ -146,7 +147,7 @@ class Training:
             logged = self.learner.train_on(batch)
             self._losses.append(logged["loss"])
             self._log.step(self.learner.step, logged)
-            self._after_step()
+            self._after_step(logged)
         self._log.close()
         self._finish()
 
@@ -171,14 +172,14 @@ class Training:
             moved = Batch(_to(batch.inputs, worker.device), batch.targets.to(worker.device))
             yield augment(moved, settings.augment, seed=seed, step=step, rank=rank, world=world)
 
-    def _after_step(self) -> None:
+    def _after_step(self, logged: Mapping[str, torch.Tensor]) -> None:
         settings, step = self.job.settings, self.learner.step
         last = step == settings.steps
         evaluating = last or step % settings.evaluate_every == 0
         # The last step's state is the result itself.
         saving = step % settings.checkpoint_every == 0 and not last
         if evaluating:
-            self._evaluate()
+            self._evaluate(logged)
         # Every worker gives its part of what is sharded, the first one writes.
         state = self.learner.state_dict() if saving else None
         if evaluating or saving:
@@ -205,13 +206,17 @@ class Training:
         filesystem, path = locate(address)
         return ray.train.Checkpoint(path, filesystem)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, logged: Mapping[str, torch.Tensor]) -> None:
         loss = torch.stack(self._losses).mean()
         average([loss])
         self._losses = []
         step = self.learner.step
         rate = learning_rate(step - 1, self.job.settings)
-        self.rows.append({"step": step, "loss": float(loss), "learning_rate": rate, **self._metrics()})
+        # Other losses are of one step; their mean is not known.
+        told = {name: float(value) for name, value in logged.items() if not name.endswith("loss")}
+        self.rows.append(
+            {"step": step, "loss": float(loss), "learning_rate": rate, **told, **self._metrics()}
+        )
         found = self.learner.strategy.found()
         if found is not None:
             self._log.found(step, found)

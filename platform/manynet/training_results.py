@@ -27,8 +27,8 @@ class Trained:
     Attributes:
         weights: address of its safetensors file: moving averages; of a subnet with its own statistics.
         digest: of that file, 16 hexadecimal digits.
-        curves: one row an evaluation: ``step``, ``loss``, ``learning_rate``, and the validation metrics:
-            ``largest/accuracy`` and so on of a supernet, ``accuracy`` and so on of a subnet.
+        curves: one row an evaluation: ``step``, ``loss``, ``learning_rate``, what the strategy tells besides, and the
+            validation metrics: ``largest/accuracy`` and so on of a supernet, ``accuracy`` and so on of a subnet.
         seconds: of training, over all its starts.
         found: the architecture that training chose, where its strategy chooses one.
     """

@@ -126,12 +126,17 @@ def hypervolume(content: ReportContent) -> go.Figure:
 
 
 def training(curves: Sequence[Mapping[str, float]]) -> go.Figure:
-    """Loss, scores of the subnets that were watched, and learning rate against the step."""
+    """Loss, scores of the subnets that were watched, learning rate, and what the strategy tells, against the step."""
     names = [name for name in dict.fromkeys(name for row in curves for name in row) if name != "step"]
     panels = {
         "loss": [name for name in names if name.endswith("loss")],
         "validation": [name for name in names if "/" in name and not name.endswith("loss")],
         "learning rate": [name for name in names if name == "learning_rate"],
+    }
+    told = [name for name in names if not any(name in members for members in panels.values())]
+    panels |= {
+        "cost": [name for name in told if name.startswith(("expected_", "found_"))],
+        "search": [name for name in told if not name.startswith(("expected_", "found_"))],
     }
     panels = {title: members for title, members in panels.items() if members}
     figure = make_subplots(rows=1, cols=max(1, len(panels)), subplot_titles=list(panels))
