@@ -69,13 +69,14 @@ class Conv2d(Elastic, nn.Conv2d):
         # A depthwise layer's output has what arrives, decided or not.
         rows = counted(in_channels if self.depthwise else out_channels, outs)
         columns = 1 if self.depthwise else counted(in_channels, ins)
+        batch, _, *side = x.shape
         height, width = counted(kernel_size, kernel[0]), counted(kernel_size, kernel[1])
         sizes = {"weight": (rows, columns, height, width)} | ({} if self.bias is None else {"bias": (rows,)})
         padding = self._padding(kernel)
         pixels = self._output_size(x, kernel, padding)
-        macs = x.shape[0] * pixels[0] * pixels[1] * product(rows, columns, height, width)
-        if self.note(sizes, macs, input=(x.shape[0], counted(in_channels, ins), *x.shape[2:])):
-            return x.new_empty(x.shape[0], outs, *pixels)
+        macs = batch * pixels[0] * pixels[1] * product(rows, columns, height, width)
+        if self.note(sizes, macs, input=(batch, rows if self.depthwise else columns, *side)):
+            return x.new_empty(batch, outs, *pixels)
         weight = _middle(leading(self.weight, (outs, 1 if self.depthwise else ins)), kernel)
         if isinstance(kernel_size, Soft):
             weight = weight * _rim_mask(kernel_size, kernel[0])

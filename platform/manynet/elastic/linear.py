@@ -24,8 +24,9 @@ class Linear(Elastic, nn.Linear):
         ins = input_size(in_features, x, -1, self.in_features, "in_features")
         rows, columns = counted(out_features, outs), counted(in_features, ins)
         sizes = {"weight": (rows, columns)} | ({} if self.bias is None else {"bias": (rows,)})
+        *lead, _ = x.shape
         macs = x.numel() // ins * (rows * columns)
-        if self.note(sizes, macs, input=(*x.shape[:-1], counted(in_features, ins))):
+        if self.note(sizes, macs, input=(*lead, columns)):
             return x.new_empty(*x.shape[:-1], outs)
         bias = None if self.bias is None else leading(self.bias, (outs,))
         return F.linear(x, leading(self.weight, (outs, ins)), bias)

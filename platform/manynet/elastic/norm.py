@@ -33,7 +33,8 @@ class BatchNorm2d(Elastic, nn.BatchNorm2d):
             if (tensor := getattr(self, name)) is not None
         }
         width = counted(num_features, size)
-        if self.note({name: (width,) for name in tensors}, input=(x.shape[0], width, *x.shape[2:])):
+        batch, _, *side = x.shape
+        if self.note({name: (width,) for name in tensors}, input=(batch, width, *side)):
             return x.new_empty(x.shape)
         parts = {name: leading(tensor, (size,)) for name, tensor in tensors.items()}
         if isinstance(num_features, Soft):
