@@ -42,7 +42,8 @@ class Differentiable(Strategy):
             that hardly falls says that it was not.
         every: steps of the weights to one of the logits.
         held_out: share of the training examples that teach the logits and not the weights.
-        warmup: share of the steps in which the weights alone are trained.
+        warmup: share of the steps in which the weights alone are trained. Before they have learnt what an option is
+            good for, its cost decides.
         drawn: keys, separated by commas, of which every step draws one option rather than sum over all: less
             memory and time, where options are paths of their own. Their logits learn from the loss of each option
             in turn, without a backward pass. None is ``resolution``, where the space has several.
@@ -57,10 +58,10 @@ class Differentiable(Strategy):
         strength: float = 1.0,
         temperature: float = 5.0,
         final_temperature: float = 0.2,
-        learning_rate: float = 0.1,
+        learning_rate: float = 0.05,
         every: int = 2,
         held_out: float = 0.2,
-        warmup: float = 0.1,
+        warmup: float = 0.3,
         drawn: str | None = None,
     ) -> None:
         if cost not in get_args(Cost):
