@@ -28,7 +28,7 @@ SCORED, CALIBRATED = 256, 2
 """Examples a forward pass of scoring; batches of as many that renew batch-norm statistics."""
 
 SEARCH: dict[str, Any] = {"learning_rate": 0.2, "every": 2, "warmup": 0.2, "temperature": 1.0}
-"""Of differentiable searches of about a hundred steps, rather than the thousands that the defaults are for."""
+"""Of differentiable searches of about a hundred steps, rather than the hundreds that the defaults are for."""
 
 
 class Spent:

@@ -17,7 +17,9 @@ import manynet as mn
 from manynet import elastic
 from manynet.elastic.count import Expectation
 from manynet.elastic.recorder import Recorder
-from manynet.latency_table import LatencyTable, LatencyTableError, Operation, calls, measure_table
+from manynet.latency_table import LatencyTable
+from manynet.operations import LatencyTableError, Operation, calls
+from manynet.table_timing import measure_table
 from search_spaces import dmasking, vit
 
 SPACE = dmasking.space(
