@@ -231,7 +231,7 @@ def test_an_empty_study_says_why_each_section_is_empty() -> None:
         "At least two evaluated architectures",
         "No training curve",
         "No anchor was trained alone",
-        "No finalist has been fine-tuned yet.",
+        "No finalist has been trained yet.",
     ):
         assert text in page.text
 
@@ -239,6 +239,21 @@ def test_an_empty_study_says_why_each_section_is_empty() -> None:
 def test_records_that_all_break_a_constraint_are_no_front() -> None:
     text = Page(render(full(conditions=parse_conditions("parameters <= 1")))).text
     assert "No evaluated architecture has every objective and meets every constraint." in text
+
+
+def test_one_evaluation_has_no_hypervolume() -> None:
+    page = render(content(records=[record(1, 0.9, 2.0)]))
+    assert "One evaluation spans no box" in page and "of the box seen" not in page
+
+
+def test_what_a_search_tells_has_panels_of_its_own() -> None:
+    curves = [
+        {"step": step, "loss": 1.0, "learning_rate": 0.1, "entropy": 9.0 - step, "found_macs": 5e5}
+        for step in (1, 2)
+    ]
+    figure = figures.training(curves)
+    assert [title.text for title in figure.layout.annotations] == ["loss", "learning rate", "cost", "search"]
+    assert list(traces(figure)["entropy"].y) == [8.0, 7.0]
 
 
 def test_a_report_needs_an_objective() -> None:

@@ -107,7 +107,7 @@ class Differentiable(Strategy):
         }
         self.optimizer = torch.optim.Adam(self.logits.values(), lr=self.learning_rate, betas=(0.5, 0.999))
         self._expected = Expectation(self._cost(space.soften(space.largest, self.logits))).to(device)
-        self._told = self._state_of_search()
+        self._told = self._state_of_search(self.temperature)
 
     def backward(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
         with torch.no_grad():
@@ -131,13 +131,14 @@ class Differentiable(Strategy):
         return {
             "logits": {key: logit.detach() for key, logit in self.logits.items()},
             "optimizer": self.optimizer.state_dict(),
+            "told": self._told,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for key, logit in self.logits.items():
             logit.data.copy_(state["logits"][key])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._told = self._state_of_search()
+        self._told = state["told"]
 
     def _drawn_keys(self) -> list[str]:
         if self.drawn is None:
@@ -176,7 +177,7 @@ class Differentiable(Strategy):
             logit.grad = slope
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._told = self._state_of_search()
+        self._told = self._state_of_search(self._temperature(step))
 
     def _expected_loss(self, network: nn.Module, batch: Batch, key: str, step: Step) -> torch.Tensor:
         """What the loss is on average over a drawn choice, in which the losses themselves are constants."""
@@ -185,7 +186,7 @@ class Differentiable(Strategy):
             losses = [
                 self._loss(network, batch, {**arch, key: option}, step) for option in self.space.soft[key]
             ]
-        expected = torch.stack(losses) @ self._sharpened(step)[key]
+        expected = torch.stack(losses) @ self._sharpened(self._temperature(step))[key]
         # Its value must not count twice.
         return expected - expected.detach()
 
@@ -211,12 +212,12 @@ class Differentiable(Strategy):
 
     def expected_cost(self, step: Step) -> torch.Tensor:
         """Mean cost of architectures drawn by the probabilities, sharpened as the temperature is below 1."""
-        expected: torch.Tensor = self._expected(self._sharpened(step))
+        expected: torch.Tensor = self._expected(self._sharpened(self._temperature(step)))
         return expected
 
-    def _sharpened(self, step: Step) -> dict[str, torch.Tensor]:
+    def _sharpened(self, temperature: float) -> dict[str, torch.Tensor]:
         # For loss and cost alike: slopes grow as it sharpens, and one's must not outgrow the other's.
-        sharp = min(1.0, self._temperature(step))
+        sharp = min(1.0, temperature)
         return {key: (logit / sharp).softmax(0) for key, logit in self.logits.items()}
 
     def _temperature(self, step: Step) -> float:
@@ -227,13 +228,13 @@ class Differentiable(Strategy):
         return {key: self.space.soft[key][int(logit.argmax())] for key, logit in self.logits.items()}
 
     @torch.no_grad()
-    def _state_of_search(self) -> dict[str, torch.Tensor]:
-        """How decided it is, and at which cost; it changes with the logits alone."""
+    def _state_of_search(self, temperature: float) -> dict[str, torch.Tensor]:
+        """How decided it is, and at which cost."""
         probabilities = {key: logit.softmax(0) for key, logit in self.logits.items()}
         entropy = sum(-(p * p.clamp_min(1e-12).log()).sum() for p in probabilities.values())
         certain = {key: nn.functional.one_hot(p.argmax(), len(p)).to(p) for key, p in probabilities.items()}
         return {
             "entropy": torch.as_tensor(entropy),
-            f"expected_{self.cost}": self._expected(probabilities),
+            f"expected_{self.cost}": self._expected(self._sharpened(temperature)),
             f"found_{self.cost}": self._expected(certain),
         }

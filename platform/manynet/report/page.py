@@ -106,7 +106,7 @@ def _summary(content: ReportContent) -> str:
             record.metrics[objective.column] for record in content.front
         )
         cards.append((f"best {objective.column}", show(objective.column, best), "shared weights"))
-    if content.front and len(content.objectives) > 1:
+    if content.front and len(content.objectives) > 1 and len(content.records) > 1:
         cards.append(("hypervolume", f"{content.curve[-1]:.3f}", "of the box seen"))
     metric = content.metric
     tested = [one.metrics[f"test_{metric}"] for one in content.finalists if f"test_{metric}" in one.metrics]
@@ -152,6 +152,10 @@ def _hypervolume(content: ReportContent) -> Section:
         return Section(
             "hypervolume", title, "", _empty("There is no Pareto front whose volume could be computed.")
         )
+    if len(content.records) == 1:
+        return Section(
+            "hypervolume", title, "", _empty("One evaluation spans no box whose share could be told.")
+        )
     if len(content.objectives) == 1:
         return Section("hypervolume", title, "", _empty("One objective has no volume: see the best so far."))
     note = (
@@ -196,8 +200,8 @@ def _ranking(content: ReportContent) -> Section:
 def _finalists(content: ReportContent) -> Section:
     title = "Finalists"
     if not content.finalists:
-        return Section("finalists", title, "", _empty("No finalist has been fine-tuned yet."))
-    note = "Fine-tuned, stand-alone models. The test split was used once, for these; ± is the interquartile range."
+        return Section("finalists", title, "", _empty("No finalist has been trained yet."))
+    note = "Stand-alone models, after training of their own. The test split was used once, for these; ± is the interquartile range."
     best = content.objectives[0]
     ordered = sorted(
         content.finalists,
