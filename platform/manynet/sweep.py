@@ -71,11 +71,13 @@ class Sweep:
 
     def report(self) -> str:
         """Write ``report.html`` with the finalists of all studies; returns its address."""
-        finalists, metric, facts = {}, "", {}
+        finalists, metric = {}, ""
         for name, study in self.studies():
             finalists[name] = study.winners()
             metric = TEST + study.space.task.metric
-            facts = {"space": study.space.name, "data": study.data.name}
+        swept = self.experiment.sweep or {}
+        facts = {key: getattr(self.experiment, key) for key in ("space", "data") if key not in swept}
+        facts |= {key: ", ".join(map(str, values)) for key, values in swept.items()}
         address = f"{self.folder}/report.html"
         write_sweep_report(address, Path(self.folder).name, metric, finalists, facts)
         return address
