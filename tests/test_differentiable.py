@@ -211,6 +211,16 @@ def test_a_space_without_undecided_choices_is_refused() -> None:
         Differentiable(target=1).start(vit.tiny, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("cost", ["macs", "parameters"])
+def test_a_target_out_of_reach_is_refused(cost: Any) -> None:
+    least, most = (getattr(mn.cost(SPACE, arch), cost) for arch in (SPACE.smallest, SPACE.largest))
+    for target in (least - 1, most + 1):
+        with pytest.raises(TrainingError, match=rf"target must be within the .* {cost} of 'mini', but got"):
+            Differentiable(target=target, cost=cost).start(SPACE, torch.device("cpu"))
+    for target in (least, most):
+        Differentiable(target=target, cost=cost).start(SPACE, torch.device("cpu"))
+
+
 def test_a_choice_to_draw_must_be_one_of_the_space() -> None:
     with pytest.raises(TrainingError, match=r"drawn must be of the choices .* but got 'resolutoin'"):
         Differentiable(target=1, drawn="resolutoin").start(SPACE, torch.device("cpu"))

@@ -164,6 +164,10 @@ def test_names_of_studies_tell_their_values_apart() -> None:
         ("{train.steps: [1, 0]}", "train.steps: input should be greater than 0, but got 0"),
         ("{train.steps: []}", r"sweep takes keys .* but got train.steps: \[\]"),
         ("{train.steps: [1, 1]}", r"list of different values, but got train.steps: \[1, 1\]"),
+        (
+            "{data: ['idx:a', 'idx/a']}",
+            "values of a sweep must differ in letters and digits, but got 'data=idx_a'",
+        ),
         ("{study: [a, b]}", "sweep takes keys of the experiment besides study"),
         ("{train.steps: 3}", "sweep.train.steps: input should be a valid list, but got 3"),
         ("{space.x: [3]}", "space.x cannot be set"),

@@ -106,7 +106,9 @@ class Differentiable(Strategy):
             for key, options in space.soft.items()
         }
         self.optimizer = torch.optim.Adam(self.logits.values(), lr=self.learning_rate, betas=(0.5, 0.999))
-        self._expected = Expectation(self._cost(space.soften(space.largest, self.logits))).to(device)
+        cost = self._cost(space.soften(space.largest, self.logits))
+        self._check_target(cost)
+        self._expected = Expectation(cost).to(device)
         self._told = self._state_of_search(self.temperature)
 
     def backward(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
@@ -151,6 +153,23 @@ class Differentiable(Strategy):
             )
         # Nothing is to be learnt of a choice with one option.
         return sorted(key for key in keys if len(self.space.soft[key]) > 1)
+
+    def _check_target(self, cost: Count | int) -> None:
+        least, most = (self._extreme(cost, pick) for pick in (min, max))
+        if not least <= self.target <= most:
+            raise TrainingError(
+                f"target must be within the {least:,g} to {most:,g} {self.cost} of {self.space.name!r}, "
+                f"but got {self.target:,g}"
+            )
+
+    def _extreme(self, cost: Count | int, pick: Callable[..., int]) -> float:
+        """The least or the most that an architecture costs, by choosing each option for itself."""
+        if not isinstance(cost, Count):
+            return cost
+        options = dict.fromkeys(self.space.soft, 0)
+        for key, values in self.space.soft.items():
+            options[key] = pick(range(len(values)), key=lambda index: cost.at({**options, key: index}))
+        return cost.at(options)
 
     def _cost(self, arch: Architecture) -> Count | int:
         """Cost of an undecided architecture, under every combination of options."""

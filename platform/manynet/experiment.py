@@ -111,6 +111,10 @@ def variants(experiment: Experiment) -> dict[str, Experiment]:
         changes = dict(zip(sweep, combination, strict=True))
         name = ",".join(f"{_last(key, sweep)}={value}" for key, value in changes.items())
         name = re.sub(r"[^\w.,=+-]+", "_", name)
+        if name in made:
+            raise ExperimentError(
+                f"values of a sweep must differ in letters and digits, but got {name!r} twice"
+            )
         content = experiment.model_dump(exclude_none=True, exclude={"sweep"})
         for key, value in changes.items():
             _put(content, key, value)
