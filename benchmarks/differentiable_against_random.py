@@ -1,8 +1,8 @@
 """Differentiable search against random search, at equal CPU seconds and equal cost of the nets they find.
 
 On ``search_spaces.dmasking:tiny``, for each target and seed: a search for the target and the training of what it
-found, from random weights; then nets drawn at random within a tenth of the target, each trained by the same recipe,
-until as many seconds are spent, of which the best on the validation split counts. A seed also draws the splits of
+found, from random weights or from the search's own (``--start``); then nets drawn at random within a tenth of the target,
+each trained by the same recipe, until as many seconds are spent, of which the best on the validation split counts. A seed also draws the splits of
 data that name none. Every winner sees the test split once.
 
     python benchmarks/differentiable_against_random.py [--data idx:/path] [--targets 150e3 300e3 600e3]
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from equal_cost import SEARCH, Alone, Spent, Terms, affordable
+from equal_cost import Alone, Spent, Terms, affordable, search_options
 from rich.console import Console
 from rich.table import Table
 
@@ -78,8 +78,8 @@ def main() -> None:
         loaded = data.load(given.data, channels=1, image_size=28, seed=seed)
         terms = Terms(tiny, loaded, recipe(given, given.retrain_steps, seed), given.validation_examples)
         settings = recipe(given, given.steps, seed)
-        pairs += [compared(terms, settings, target) for target in given.targets]
-    show(pairs, given.data)
+        pairs += [compared(terms, settings, target, given.start) for target in given.targets]
+    show(pairs, f"{given.data}, found nets from {given.start} weights")
 
 
 def options() -> argparse.Namespace:
@@ -89,6 +89,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--targets", type=float, nargs="+", default=[150e3, 300e3, 600e3])
     parser.add_argument("--steps", type=int, default=90, help="of a differentiable search")
     parser.add_argument("--retrain-steps", type=int, default=200, help="of every net trained alone")
+    parser.add_argument("--start", choices=("random", "shared"), default="random", help="of nets found")
+    parser.add_argument("--augment", choices=("none", "shift"), default="shift")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=5e-3, help="of weights, everywhere")
     parser.add_argument(
@@ -101,17 +103,21 @@ def options() -> argparse.Namespace:
 def recipe(given: argparse.Namespace, steps: int, seed: int) -> TrainSettings:
     """How weights are trained; searches and nets alone differ in the number of steps only."""
     return TrainSettings(
-        steps=steps, batch_size=given.batch_size, learning_rate=given.learning_rate, seed=seed
+        steps=steps,
+        batch_size=given.batch_size,
+        learning_rate=given.learning_rate,
+        augment=given.augment,
+        seed=seed,
     )
 
 
-def compared(terms: Terms, settings: TrainSettings, target: float) -> Pair:
+def compared(terms: Terms, settings: TrainSettings, target: float, start: str) -> Pair:
     """Search, then let random search spend as much."""
-    strategy, spent = Differentiable(target=target, **SEARCH), Spent()
+    strategy, spent = Differentiable(target=target, **search_options(settings.steps)), Spent()
     with spent.on("search"):
-        terms.learnt(terms.supernet(), strategy, settings)
+        supernet = terms.learnt(terms.supernet(), strategy, settings).averaged()
     with spent.on("training"):
-        found = terms.alone(strategy.found())
+        found = terms.alone(strategy.found(), supernet if start == "shared" else None)
     nets, spent_by_random = random_search(terms, target, spent.total)
     drawn = max(nets, key=lambda net: net.merit)
     certainty = statistics.mean(float(logit.detach().softmax(0).max()) for logit in strategy.logits.values())

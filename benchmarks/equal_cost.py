@@ -27,8 +27,14 @@ from trainers.finetune import FineTune
 SCORED, CALIBRATED = 256, 2
 """Examples a forward pass of scoring; batches of as many that renew batch-norm statistics."""
 
-SEARCH: dict[str, Any] = {"learning_rate": 0.2, "every": 2, "warmup": 0.2, "temperature": 1.0}
-"""Of differentiable searches of about a hundred steps, rather than the hundreds that the defaults are for."""
+HASTY: dict[str, Any] = {"learning_rate": 0.2, "every": 2, "warmup": 0.2, "temperature": 1.0}
+FEW = 300
+"""Steps of a differentiable search below which the strategy's defaults decide too little, and ``HASTY`` decides more."""
+
+
+def search_options(steps: int) -> dict[str, Any]:
+    """Of a differentiable search that is this short or long."""
+    return HASTY if steps < FEW else {}
 
 
 class Spent:
@@ -54,7 +60,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Alone:
-    """A net that was trained alone, from random weights.
+    """A net that was trained alone.
 
     Attributes:
         arch: its architecture.
@@ -111,9 +117,10 @@ class Terms:
         torch.manual_seed(self.recipe.seed)
         return self.space.build()
 
-    def alone(self, arch: mn.Architecture) -> Alone:
-        """Train an architecture from random weights by the recipe, and score it on the validation split."""
-        network = mn.extract(self.supernet(), arch, self.space.example(arch, batch=1))
+    def alone(self, arch: mn.Architecture, supernet: torch.nn.Module | None = None) -> Alone:
+        """Train an architecture by the recipe, from a supernet's weights or random ones, and score it on validation."""
+        start = self.supernet() if supernet is None else supernet
+        network = mn.extract(start, arch, self.space.example(arch, batch=1))
         averaged = self.learnt(network, FineTune(), self.recipe).averaged()
         assert isinstance(averaged, Subnet)
         subnet = calibrated(averaged, self.space, self.calibration)

@@ -28,7 +28,7 @@ from typing import Any
 import optuna
 import plotly.graph_objects as go
 import torch
-from equal_cost import SCORED, SEARCH, Alone, Spent, Terms, affordable
+from equal_cost import HASTY, SCORED, Alone, Spent, Terms, affordable, search_options
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -146,12 +146,12 @@ def by_gradient(given: Assignment) -> list[Alone]:
     terms, spent = given.terms, given.spent
     nets, training = list[Alone](), 0.0
     with spent.on("supernet"):
-        each = step_seconds(terms, Differentiable(target=given.targets[0], **SEARCH))
+        each = step_seconds(terms, Differentiable(target=given.targets[0], **HASTY))
     for number, target in enumerate(given.targets):
         part = (given.budget - spent.total) / (len(given.targets) - number)
         steps = steps_within(part - training if training else GRADIENTS * part, each)
         with spent.on("supernet"):
-            strategy = Differentiable(target=target, **SEARCH)
+            strategy = Differentiable(target=target, **search_options(steps))
             terms.learnt(terms.supernet(), strategy, with_steps(terms.recipe, steps))
         before = spent.seconds["retraining"]
         with spent.on("retraining"):
