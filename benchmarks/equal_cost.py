@@ -120,7 +120,8 @@ class Terms:
     def alone(self, arch: mn.Architecture, supernet: torch.nn.Module | None = None) -> Alone:
         """Train an architecture by the recipe, from a supernet's weights or random ones, and score it on validation."""
         start = self.supernet() if supernet is None else supernet
-        network = mn.extract(start, arch, self.space.example(arch, batch=1))
+        # An averaged supernet's parameters need no gradients, nor would the copies that leave it.
+        network = mn.extract(start, arch, self.space.example(arch, batch=1)).requires_grad_(True)
         averaged = self.learnt(network, FineTune(), self.recipe).averaged()
         assert isinstance(averaged, Subnet)
         subnet = calibrated(averaged, self.space, self.calibration)
