@@ -129,9 +129,7 @@ def test_a_killed_sweep_goes_on_to_the_same_end(sweep: Sweep, tmp_path: Path) ->
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     assert not (first / "supernet/result.json").exists()
-    with pytest.raises(
-        ManynetError, match=r"holds several studies; name one of them: target=10000, target=25000"
-    ):
+    with pytest.raises(ManynetError, match=r"holds several studies; name one of them: target=10000$"):
         mn.Study.open(tmp_path / "run")
     Sweep.open(tmp_path / "run").run()
     ours, theirs = result_of(first), result_of(f"{sweep.folder}/target={TARGETS[0]}")
