@@ -76,6 +76,14 @@ def test_patch_embedding_at_its_own_size_is_a_convolution() -> None:
     torch.testing.assert_close(layer(x, width=6), expected)
 
 
+def test_patches_overlap_at_a_smaller_stride() -> None:
+    layer = elastic.PatchEmbedding(3, 10, 4)
+    x = torch.randn(2, 3, 8, 10)
+    expected = F.conv2d(x, layer.weight[:6], layer.bias[:6], stride=2).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(layer(x, width=6, stride=2), expected)
+    assert layer(x, patch_size=2, stride=2).shape == (2, 20, 10)
+
+
 def test_a_resampled_kernel_gives_an_enlarged_patch_the_same_token() -> None:
     kernel, patch = torch.randn(5, 2, 4, 4), torch.randn(3, 2, 4, 4)
     enlarged = F.interpolate(patch, (8, 8), mode="bilinear", antialias=True)
@@ -128,6 +136,10 @@ def test_parameter_slices_every_dimension() -> None:
         (
             lambda: elastic.PatchEmbedding(1, 4, 4)(torch.zeros(1, 1, 8, 8), patch_size=3),
             "patch_size must divide",
+        ),
+        (
+            lambda: elastic.PatchEmbedding(1, 4, 4)(torch.zeros(1, 1, 9, 9), stride=2),
+            "stride must divide the image's sides less the patch size of 4, 9 and 9, but got 2",
         ),
         (
             lambda: elastic.PatchEmbedding(1, 4, 4)(torch.zeros(1, 3, 8, 8)),

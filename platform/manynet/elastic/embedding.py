@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from manynet.elastic.layer import ChoiceError, Elastic, chosen, decided, input_size, leading
 from manynet.elastic.recorder import Use
 
+_STRIDE_RULE = "stride must divide the image's sides less the patch size of {}"
+
 
 class Parameter(Elastic):
     """A bare parameter (a class token, a scale) of which a call takes a leading slice of every dimension.
@@ -40,7 +42,7 @@ class Parameter(Elastic):
 
 
 class PatchEmbedding(Elastic):
-    """Images to tokens, with elastic width and patch size.
+    """Images to tokens, with elastic width, patch size and stride.
 
     One kernel is stored; other patch sizes use it resampled by the pseudo-inverse of bilinear
     resizing, so that a resized image gives nearly the token it gave before: FlexiViT (arXiv 2212.08013).
@@ -63,28 +65,34 @@ class PatchEmbedding(Elastic):
         return self.weight.shape[-1]
 
     def forward(
-        self, x: torch.Tensor, width: int | None = None, patch_size: int | None = None
+        self,
+        x: torch.Tensor,
+        width: int | None = None,
+        patch_size: int | None = None,
+        stride: int | None = None,
     ) -> torch.Tensor:
-        """Map images ``(B, C, H, W)`` to tokens ``(B, H/p * W/p, width)``.
+        """Map images ``(B, C, H, W)`` to tokens ``(B, h * w, width)``, with ``h = (H - patch_size) / stride + 1``.
+
+        A stride, in pixels, below the patch size lets patches overlap; None is the patch size.
 
         Raises:
-            ChoiceError: for a width outside the layer, other channels, or sides that ``patch_size``
-                does not divide.
+            ChoiceError: for a width outside the layer, other channels, sides that ``patch_size`` does not
+                divide, or, less the patch size, ``stride``.
         """
         input_size(None, x, 1, self.weight.shape[1], "in_channels")
         size = self.patch_size if patch_size is None else patch_size
+        step = size if stride is None else stride
         wide = chosen(width, self.weight.shape[0], "width")
-        batch, channels, height, breadth = x.shape
-        if height % size or breadth % size:
-            raise ChoiceError(
-                f"patch_size must divide the image's sides, {height} and {breadth}, but got {size}"
-            )
-        tokens = (height // size) * (breadth // size)
+        batch, channels, *sides = x.shape
+        if any(side < size or (side - size) % step for side in sides):
+            rule = "patch_size must divide the image's sides" if stride is None else _STRIDE_RULE.format(size)
+            raise ChoiceError(f"{rule}, {sides[0]} and {sides[1]}, but got {step}")
+        tokens = math.prod((side - size) // step + 1 for side in sides)
         macs = batch * tokens * wide * channels * size * size
         if self.note({"weight": (wide,), "bias": (wide,)}, macs, geometry=size):
             return x.new_empty(batch, tokens, wide)
         weight = resample_kernel(leading(self.weight, (wide,)), size)
-        grid: torch.Tensor = F.conv2d(x, weight, leading(self.bias, (wide,)), stride=size)
+        grid: torch.Tensor = F.conv2d(x, weight, leading(self.bias, (wide,)), stride=step)
         return grid.flatten(2).transpose(1, 2)
 
     def narrowed(self, uses: Sequence[Use]) -> Mapping[str, torch.Tensor]:
