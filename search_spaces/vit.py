@@ -7,6 +7,7 @@ ViT scaling (doi 10.1145/3611387); DeiT-Tiny itself is one of its architectures,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -77,25 +78,37 @@ class VisionTransformer(mn.Supernet):
         self.blocks = nn.ModuleList(Block(width, heads, head_dim, hidden) for _ in range(depth))
         self.norm = elastic.LayerNorm(width)
         self.head = elastic.Linear(width, classes)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, x: torch.Tensor, arch: mn.Architecture) -> torch.Tensor:
         """Map square images ``(B, C, H, H)`` to logits ``(B, classes)``."""
-        width, patch_size = arch["width"], arch["patch_size"]
-        grid = x.shape[-1] // patch_size
-        tokens = self.patches(x, width=width, patch_size=patch_size)
-        tokens = torch.cat([self.class_token(1, 1, width).expand(x.shape[0], -1, -1), tokens], dim=1)
-        tokens = tokens + self.positions(grid, width)
+        tokens = self._embedded(x, arch)
         tokens = elastic.repeat(self.blocks, arch["depth"], tokens, lambda i: self._block(arch, i))
         logits: torch.Tensor = self.head(self.norm(tokens[:, 0]))
         return logits
+
+    def _embedded(self, x: torch.Tensor, arch: mn.Architecture) -> torch.Tensor:
+        """The class token and those of the patches ``(B, 1 + H/p * H/p, width)``, with their positions."""
+        width, patch_size = arch["width"], arch["patch_size"]
+        tokens = self.patches(x, width=width, patch_size=patch_size)
+        tokens = torch.cat([self.class_token(1, 1, width).expand(x.shape[0], -1, -1), tokens], dim=1)
+        embedded: torch.Tensor = tokens + self.positions(x.shape[-1] // patch_size, width)
+        return embedded
 
     def _block(self, arch: mn.Architecture, index: int) -> dict[str, Any]:
         prefix = f"block{index}." if self.per_block else ""
         return {"heads": arch[f"{prefix}heads"], "mlp_ratio": arch[f"{prefix}mlp_ratio"]}
 
 
-def _initialise(module: nn.Module) -> None:
+def grid_of(tokens: torch.Tensor) -> torch.Tensor:
+    """Tokens ``(B, 1 + h * h, width)``, the class token first, as a grid ``(B, width, h, h)`` without it."""
+    batch, count, width = tokens.shape
+    side = math.isqrt(count - 1)
+    return tokens[:, 1:].transpose(1, 2).reshape(batch, width, side, side)
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw the weights of a fully connected layer."""
     if isinstance(module, elastic.Linear):
         # As the first vision transformers (arXiv 2010.11929): a fixed small scale would slow narrow nets down.
         nn.init.xavier_uniform_(module.weight)

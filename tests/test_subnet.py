@@ -18,7 +18,7 @@ import manynet as mn
 from manynet.data.clicks.features import Categorical, Features
 from manynet.export import export
 from manynet.subnet import ExportError
-from search_spaces import dmasking, nasrec, vit
+from search_spaces import dmasking, nasrec, pit, vit
 
 PRESETS = {"tiny": 12, "autoformer_t": 1, "autoformer_s": 1, "autoformer_b": 1, "deit_scaling": 4}
 
@@ -72,6 +72,7 @@ CASES += [
     (getattr(nasrec, name).fitted(_FEATURES), seed) for name, count in NASREC.items() for seed in range(count)
 ]
 CASES += [(dmasking.tiny, seed) for seed in range(10)] + [(dmasking.fbnetv2, seed) for seed in range(2)]
+CASES += [(pit.tiny, seed) for seed in range(10)] + [(pit.imagenet, seed) for seed in range(3)]
 
 
 @pytest.fixture(scope="module")
