@@ -8,7 +8,7 @@ ViT scaling (doi 10.1145/3611387); DeiT-Tiny itself is one of its architectures,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -87,6 +87,13 @@ class VisionTransformer(mn.Supernet):
         logits: torch.Tensor = self.head(self.norm(tokens[:, 0]))
         return logits
 
+    def states(self, x: torch.Tensor, arch: mn.Architecture) -> Iterator[torch.Tensor]:
+        """Tokens ``(B, 1 + H/p * H/p, width)`` after each block, the class token first; computed as asked for."""
+        tokens = self._embedded(x, arch)
+        for index in range(arch["depth"]):
+            tokens = self.blocks[index](tokens, **self._block(arch, index))
+            yield tokens
+
     def _embedded(self, x: torch.Tensor, arch: mn.Architecture) -> torch.Tensor:
         """The class token and those of the patches ``(B, 1 + H/p * H/p, width)``, with their positions."""
         width, patch_size = arch["width"], arch["patch_size"]
@@ -98,6 +105,48 @@ class VisionTransformer(mn.Supernet):
     def _block(self, arch: mn.Architecture, index: int) -> dict[str, Any]:
         prefix = f"block{index}." if self.per_block else ""
         return {"heads": arch[f"{prefix}heads"], "mlp_ratio": arch[f"{prefix}mlp_ratio"]}
+
+
+class TokenGrids(mn.Supernet):
+    """The token grids of a vision transformer after chosen depths, as features for detection and the like.
+
+    It holds the network itself, so both train the same weights, and it is extracted and exported as the network is;
+    blocks behind the deepest grid, and the head, are then left out. Of a trained subnet, take its ``network``.
+
+    Args:
+        network: with ``states(x, arch)``, the tokens after each block.
+        depths: numbers of blocks, counted from the image.
+
+    Raises:
+        ChoiceError: for no depth, or one below 1.
+    """
+
+    def __init__(self, network: nn.Module, depths: Sequence[int]) -> None:
+        super().__init__()
+        if not depths or min(depths) < 1:
+            raise elastic.ChoiceError(
+                f"depths must be one or more integers of at least 1, but got {depths!r}"
+            )
+        self.network = network
+        self.depths = tuple(depths)
+
+    def forward(self, x: torch.Tensor, arch: mn.Architecture) -> tuple[torch.Tensor, ...]:
+        """Map square images ``(B, C, H, H)`` to a grid ``(B, width, h, h)`` for each depth, not normalised.
+
+        Raises:
+            ChoiceError: for a depth that the architecture does not have.
+        """
+        grids = {}
+        for depth, tokens in enumerate(self.network.states(x, arch), 1):  # type: ignore[operator]
+            if depth in self.depths:
+                grids[depth] = grid_of(tokens)
+            if depth >= max(self.depths):
+                break
+        if depth < max(self.depths):
+            raise elastic.ChoiceError(
+                f"depths must be at most the blocks, {depth}, but got {max(self.depths)}"
+            )
+        return tuple(grids[wanted] for wanted in self.depths)
 
 
 def grid_of(tokens: torch.Tensor) -> torch.Tensor:
