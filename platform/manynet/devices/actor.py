@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -13,14 +14,11 @@ import ray
 from torch import Tensor, nn
 
 from manynet.devices.errors import DeviceError, MeasurementError, first_line
-from manynet.devices.fingerprint import fingerprint
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
 from manynet.devices.name import DeviceName
-from manynet.devices.timing import time_run
+from manynet.devices.timing import Timing
 from manynet.devices.tools import tool_of
-
-HANG_SECONDS = 300
 
 
 class Description(NamedTuple):
@@ -53,9 +51,9 @@ class DeviceActor:
         Raises:
             DeviceError: if the tool is missing on this machine.
         """
-        if reason := self.tool.missing():
+        if reason := self.tool.missing(self.name):
             raise DeviceError(f"{self.name.base} cannot be used: {reason}")
-        return Description(fingerprint(), self.tool.version(), os.getpid())
+        return Description(self.tool.hardware(), self.tool.version(), os.getpid())
 
     @ray.method
     def measure(self, subnet: nn.Module, example: tuple[Tensor, ...]) -> Measurement:
@@ -69,19 +67,20 @@ class DeviceActor:
             example: inputs ``(1, ...)``.
 
         Raises:
-            MeasurementError: if the tool cannot convert or run the network.
+            MeasurementError: if the tool cannot convert or run the network, or its timing is no time.
         """
         try:
             with self.lease.shared():
-                run = self.tool.prepare(subnet, example, self.name)
-            with self.lease.exclusive(), _end_process_after(HANG_SECONDS):
-                timing = time_run(run)
+                timed = self.tool.prepare(subnet, example, self.name)
+            with self.tool.lease(self.lease).exclusive(), _end_process_after(self.tool.limit_seconds):
+                timing = timed()
+            _check(timing)
         except Exception as error:  # noqa: BLE001 - a tool may fail on a network in any way
             reason = str(error) if isinstance(error, MeasurementError) else first_line(error)
             raise MeasurementError(f"{self.name} could not measure the network: {reason}") from None
         return Measurement(
             device=str(self.name),
-            fingerprint=fingerprint(),
+            fingerprint=self.tool.hardware(),
             tool=self.name.tool,
             tool_version=self.tool.version(),
             batch=self.name.batch,
@@ -92,6 +91,11 @@ class DeviceActor:
             count=timing.count,
             steady=timing.steady,
         )
+
+
+def _check(timing: Timing) -> None:
+    if not 0 < timing.milliseconds < math.inf:
+        raise MeasurementError(f"milliseconds of a run must be more than 0, but got {timing.milliseconds:g}")
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import ray
 
 from manynet.devices.errors import DeviceError
-from manynet.devices.fingerprint import fingerprint
 from manynet.devices.name import DeviceName
 from manynet.devices.placement import PREFIX, default_devices, offered
 from manynet.devices.pool import DevicePool
@@ -36,10 +35,11 @@ def list_devices() -> list[Listing]:
 
 
 def _on_this_host(name: str) -> Listing:
-    tool = tool_of(DeviceName.parse(name))
-    if reason := tool.missing():
+    parsed = DeviceName.parse(name)
+    tool = tool_of(parsed)
+    if reason := tool.missing(parsed):
         return Listing(name, "unavailable", "this host", reason)
-    return Listing(name, "ready", "this host", f"{fingerprint()}, {name.partition('/')[2]} {tool.version()}")
+    return Listing(name, "ready", "this host", f"{tool.hardware()}, {parsed.tool} {tool.version()}")
 
 
 def _in_cluster(name: str) -> Listing:

@@ -23,8 +23,9 @@ class DeviceName:
     out. The same string names the Ray resource ``device:<name>`` and the column ``latency@<name>``.
 
     Attributes:
-        device: label of the hardware; ``host`` is the machine the study runs on.
-        tool: deployment tool, ``torch`` or ``onnxruntime``.
+        device: label of the hardware; ``host`` is the machine the study runs on, and labels of its GPUs start
+            with ``cuda``.
+        tool: deployment tool, such as ``torch`` or ``onnxruntime``.
         batch: examples in one run.
         threads: processor threads of one run.
         precision: ``float32`` or ``bf16``.
@@ -65,6 +66,11 @@ class DeviceName:
     def column(self) -> str:
         """The metric that holds this device's latency in ms."""
         return f"latency@{self}"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the label is a GPU's, that is, starts with ``cuda`` or ``gpu``."""
+        return self.device.startswith(("cuda", "gpu"))
 
     def __str__(self) -> str:
         settings = {"batch": self.batch, "threads": self.threads, "precision": self.precision}
