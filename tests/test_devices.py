@@ -282,9 +282,10 @@ def test_torch_runs_the_whole_batch_in_its_precision(text: str) -> None:
 def test_tool_refuses_what_it_cannot_do() -> None:
     with pytest.raises(DeviceError, match="host/onnxruntime must be one of float32, but got 'bf16'"):
         tool_of(DeviceName.parse("host/onnxruntime?precision=bf16"))
-    with pytest.raises(DeviceError, match="measures on processors .*, but got 'cuda/torch'"):
-        tool_of(DeviceName.parse("cuda/torch"))
-    with pytest.raises(DeviceError, match="must be one of torch, onnxruntime, but got 'tflite'"):
+    for name in ("gpu/torch", "cuda/onnxruntime", "cuda/torch.compile", "cuda/openvino"):
+        with pytest.raises(DeviceError, match=f"measures on processors .*, but got '{name}'"):
+            tool_of(DeviceName.parse(name))
+    with pytest.raises(DeviceError, match="must be one of torch, .*, openvino, command, but got 'tflite'"):
         tool_of(DeviceName.parse("host/tflite"))
 
 
@@ -371,7 +372,7 @@ def test_net_that_cannot_run_names_device_and_cause(pool: DevicePool) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_unknown_device_says_what_can_be_had() -> None:
-    with pytest.raises(DeviceError, match="one of host/onnxruntime, host/torch, but got 'pixel/torch'"):
+    with pytest.raises(DeviceError, match="one of cuda/torch, .*host/torch.*, but got 'pixel/torch'"):
         DevicePool(["host/torch", "pixel/torch"])
 
 

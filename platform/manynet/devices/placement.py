@@ -11,6 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from manynet.devices.errors import DeviceError
 from manynet.devices.name import DeviceName
 from manynet.devices.tools import NAMES
+from manynet.devices.tools.boards import VARIABLE, boards, declaration
 
 HOST = "host"
 PREFIX = "device:"
@@ -36,8 +37,13 @@ def offered() -> list[str]:
 
 
 def default_devices() -> list[str]:
-    """The devices found without any configuration: this host, with every tool."""
-    return [f"{HOST}/{tool}" for tool in NAMES]
+    """This host with every tool, its GPU, and the boards that are declared here.
+
+    Raises:
+        DeviceError: if boards are declared wrongly.
+    """
+    declared = [f"{label}/command" for label in boards()]
+    return list(dict.fromkeys([*(f"{HOST}/{tool}" for tool in NAMES), "cuda/torch", *declared]))
 
 
 def actor_options(name: DeviceName) -> dict[str, Any]:
@@ -52,6 +58,12 @@ def actor_options(name: DeviceName) -> dict[str, Any]:
             return {"resources": {PREFIX + offer: SLIVER}}
     if name.base in default_devices():
         node = ray.get_runtime_context().get_node_id()
-        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), **_declared(name)}
     can_be_had = ", ".join(sorted({*default_devices(), *offers}))
     raise DeviceError(f"device must be one of {can_be_had}, but got '{name}'")
+
+
+def _declared(name: DeviceName) -> dict[str, Any]:
+    # A Ray that was started elsewhere would not know this process's environment.
+    path = declaration() if name.tool == "command" else None
+    return {"runtime_env": {"env_vars": {VARIABLE: str(path)}}} if path else {}

@@ -4,7 +4,7 @@ from manynet.devices.errors import DeviceError
 from manynet.devices.name import DeviceName
 from manynet.devices.tools._base import Tool
 
-NAMES = ("torch", "onnxruntime")
+NAMES = ("torch", "torch.compile", "onnxruntime", "openvino", "command")
 
 
 def tool_of(name: DeviceName) -> Tool:
@@ -20,12 +20,28 @@ def tool_of(name: DeviceName) -> Tool:
 
 def _tool(name: DeviceName) -> Tool:
     match name.tool:
+        case "torch" if name.device.startswith("cuda"):
+            from manynet.devices.tools.torch_cuda import TorchCuda
+
+            return TorchCuda()
         case "torch":
             from manynet.devices.tools.torch_eager import TorchEager
 
             return TorchEager()
+        case "torch.compile":
+            from manynet.devices.tools.torch_compile import TorchCompile
+
+            return TorchCompile()
         case "onnxruntime":
             from manynet.devices.tools.onnx_runtime import OnnxRuntime
 
             return OnnxRuntime()
+        case "openvino":
+            from manynet.devices.tools.open_vino import OpenVino
+
+            return OpenVino()
+        case "command":
+            from manynet.devices.tools.command import Command
+
+            return Command(name.device)
     raise DeviceError(f"deployment tool must be one of {', '.join(NAMES)}, but got {name.tool!r} in '{name}'")
