@@ -280,6 +280,7 @@ def test_every_presets_domains_run_in_a_stock_tuner(ray_cluster: None, tmp_path:
         f"vit:{name}" for name in ("tiny", "autoformer_t", "autoformer_s", "autoformer_b", "deit_scaling")
     ]
     presets += ["nasrec:tiny", "nasrec:full", "dmasking:tiny", "dmasking:fbnetv2"]
+    presets += ["pit:tiny", "pit:imagenet"]
     for preset in presets:
         found: mn.SearchSpace = reference.load(f"search_spaces.{preset}")
         for algorithm in (None, OptunaSearch(metric="macs", mode="min", seed=0)):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Table
 
 from manynet.errors import ManynetError
@@ -139,7 +140,8 @@ def devices() -> None:
         connect()
     table = Table("device", "status", "found", "what it is")
     for listing in list_devices():
-        table.add_row(*listing)
+        # What to install is in brackets, which Rich would take for a style.
+        table.add_row(*map(escape, listing))
     Console().print(table)
 
 
