@@ -37,7 +37,7 @@ class Differentiable(Strategy):
         term: ``module:name`` of what weighs cost against the loss; see :mod:`trainers.cost_terms`.
         strength: of that term.
         temperature: of the first step; it falls exponentially.
-        final_temperature: of the last step.
+        final_temperature: of the last step. The lower, the nearer to its target is what is found.
         learning_rate: of the probabilities' logits, which Adam trains. With few updates it must be large: entropy
             that hardly falls says that it was not.
         every: steps of the weights to one of the logits.
@@ -57,7 +57,7 @@ class Differentiable(Strategy):
         term: str = "trainers.cost_terms:absolute",
         strength: float = 1.0,
         temperature: float = 5.0,
-        final_temperature: float = 0.2,
+        final_temperature: float = 0.05,
         learning_rate: float = 0.05,
         every: int = 2,
         held_out: float = 0.2,
