@@ -6,7 +6,7 @@ minutes, on images of 8 to 32 pixels, which are resized to its resolutions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import manynet as mn
 from manynet import elastic
-from search_spaces.vit import grid_of, initialise
+from search_spaces.vit import grid_of, initialise, square_image
 
 
 class Stage(NamedTuple):
@@ -243,12 +243,8 @@ def space(
         domains=domains,
         supernet=network,
         task=mn.tasks.Classification(num_classes=classes),
-        input_shape=partial(_image, channels),
+        input_shape=partial(square_image, channels),
     )
-
-
-def _image(channels: int, arch: Mapping[str, Any]) -> tuple[int, int, int]:
-    return channels, arch["resolution"], arch["resolution"]
 
 
 tiny = space(

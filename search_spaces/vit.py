@@ -230,11 +230,12 @@ def space(
         domains=domains,
         supernet=network,
         task=mn.tasks.Classification(num_classes=classes),
-        input_shape=partial(_image, channels),
+        input_shape=partial(square_image, channels),
     )
 
 
-def _image(channels: int, arch: Mapping[str, Any]) -> tuple[int, int, int]:
+def square_image(channels: int, arch: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Shape of one image at the architecture's resolution."""
     return channels, arch["resolution"], arch["resolution"]
 
 

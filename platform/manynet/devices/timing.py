@@ -29,18 +29,27 @@ class Timing:
 
 
 def time_run(run: Callable[[], None]) -> Timing:
-    """Time ``run`` in up to three rounds of half a second; the steadiest round counts.
+    """Warm ``run`` up, then time it by the clock; see :func:`steadiest`."""
+    group = warm_group(run)
+    return steadiest(lambda: sample(run, group))
 
-    A round starts afresh, so a disturbance in one does not widen the next. A run that is fast against the
-    clock and the loop around it is timed in groups.
+
+def steadiest(take: Callable[[], float]) -> Timing:
+    """Take samples, in seconds, in up to three rounds of half a second; the steadiest round counts.
+
+    A round starts afresh, so a disturbance in one does not widen the next.
     """
-    group = max(1, math.ceil(SAMPLE_SECONDS / warm_up(run)))
-    best = _round(run, group)
+    best = _round(take)
     for _ in range(ROUNDS - 1):
         if best.steady:
             break
-        best = min(best, _round(run, group), key=lambda timing: timing.spread)
+        best = min(best, _round(take), key=lambda timing: timing.spread)
     return best
+
+
+def warm_group(run: Callable[[], None]) -> int:
+    """Warm ``run`` up; runs a sample: more than one of what is fast against the clock and the loop around it."""
+    return max(1, math.ceil(SAMPLE_SECONDS / warm_up(run)))
 
 
 def warm_up(run: Callable[[], None]) -> float:
@@ -76,11 +85,11 @@ def summarise(samples: list[float]) -> Timing:
     return Timing(float(median) * 1e3, spread, len(samples), spread <= TOLERANCE)
 
 
-def _round(run: Callable[[], None], group: int) -> Timing:
+def _round(take: Callable[[], float]) -> Timing:
     samples: list[float] = []
     start = perf_counter()
     while True:
-        samples.append(sample(run, group))
+        samples.append(take())
         late = perf_counter() - start > ROUND_SECONDS
         if len(samples) >= FEWEST_SAMPLES and late:
             return summarise(samples)

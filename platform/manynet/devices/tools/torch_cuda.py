@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 
 from manynet.devices.fingerprint import fingerprint
 from manynet.devices.name import DeviceName
-from manynet.devices.timing import (
-    FEWEST_SAMPLES,
-    ROUND_SECONDS,
-    ROUNDS,
-    SAMPLE_SECONDS,
-    SAMPLES,
-    Timing,
-    summarise,
-    warm_up,
-)
+from manynet.devices.timing import Timing, steadiest, warm_group
 from manynet.devices.tools._base import Tool
 from manynet.devices.tools.torch_network import placed
 
@@ -68,23 +57,8 @@ def time_by_events(run: Callable[[], None]) -> Timing:
         run()
         torch.cuda.synchronize()
 
-    group = max(1, math.ceil(SAMPLE_SECONDS / warm_up(to_the_end)))
-    best = _round(run, group)
-    for _ in range(ROUNDS - 1):
-        if best.steady:
-            break
-        best = min(best, _round(run, group), key=lambda timing: timing.spread)
-    return best
-
-
-def _round(run: Callable[[], None], group: int) -> Timing:
-    samples: list[float] = []
-    start = perf_counter()
-    while len(samples) < FEWEST_SAMPLES or perf_counter() - start <= ROUND_SECONDS:
-        samples.append(_event_seconds(run, group))
-        if len(samples) % SAMPLES == 0 and (timing := summarise(samples)).steady:
-            return timing
-    return summarise(samples)
+    group = warm_group(to_the_end)
+    return steadiest(lambda: _event_seconds(run, group))
 
 
 def _event_seconds(run: Callable[[], None], group: int) -> float:
