@@ -1,0 +1,49 @@
+"""The command line: run an experiment file, resume a study, and read what it found."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from manynet.cli import studies
+from manynet.cli.convert import convert
+from manynet.cli.devices import devices
+from manynet.cli.rank import rank
+from manynet.errors import ManynetError
+
+app = typer.Typer(
+    name="manynet",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="""Train one weight-sharing supernet, search it, and hand over the winners with their weights.
+
+A study is a folder. `manynet run experiment.yaml` fills it: it trains the supernet, searches it for the best
+subnets under accuracy or AUC, cost and measured latency, fine-tunes and exports winners, and writes `report.html`.
+Whatever stops it, `manynet resume FOLDER` goes on.
+""",
+)
+for command in (studies.run, studies.resume, studies.best, studies.report, devices, convert, rank):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point: what the user can put right is one line, not a traceback."""
+    # A space in the working directory is as good as ours.
+    sys.path.insert(0, os.getcwd())
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+    )
+    logging.getLogger("manynet").setLevel(logging.INFO)
+    try:
+        app(standalone_mode=True)
+    except ManynetError as error:
+        Console(stderr=True).print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)

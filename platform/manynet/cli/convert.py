@@ -1,0 +1,42 @@
+"""The command that turns raw click-through logs into Parquet."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="`criteo:PATH`, `avazu:PATH`, `kdd:FOLDER`, or `schema:FILE` that declares other logs.",
+            show_default=False,
+        ),
+    ],
+    folder: Annotated[
+        str, typer.Argument(help="New folder to write, or its filesystem address.", show_default=False)
+    ],
+    table_rows: Annotated[int | None, typer.Option(help="Rows an embedding table has at most.")] = None,
+    tokens: Annotated[
+        bool,
+        typer.Option("--tokens", help="Of `kdd:`, also join the tokens of queries, titles and the like."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave bad rows out and count them, rather than stop.")
+    ] = False,
+) -> None:
+    """Convert raw click-through logs to Parquet, for `data: parquet:FOLDER`.
+
+    Logs are plain or gzipped, and streamed: their size does not matter to memory. Rows are split 8:1:1 within
+    each class.
+
+    Example: `manynet convert criteo:train.txt.gz clicks/criteo --table-rows 1000000`
+    """
+    from manynet.data.clicks.convert import convert as convert_logs
+
+    schema = convert_logs(source, folder, table_rows=table_rows, tokens=tokens, seed=seed, skip_bad=skip_bad)
+    Console().print(schema.summary, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,162 @@
+"""Commands on studies: run an experiment file, resume a study, and read what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from manynet.cli.stopping import stopped
+
+if TYPE_CHECKING:
+    from manynet.study import Study
+    from manynet.sweep import Sweep
+
+Folder = Annotated[
+    str, typer.Argument(help="Folder of the study, or its filesystem address.", show_default=False)
+]
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="Experiment file (YAML).", show_default=False)],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace one of the file's values; may be repeated."),
+    ] = None,
+) -> None:
+    """Run an experiment file to its report.
+
+    The file's keys are `study` (the folder), `space` (`module:name`), `data` (`digits`, `flights`,
+    `flights_by_time`, `idx:PATH`, `images:PATH` or `parquet:ADDRESS`), and `train`, `search` and `finalists`, which hold the arguments of those
+    steps by name. `sweep` maps dotted keys to lists of values: one study is run for each combination, in a folder of
+    its own, and a report compares their finalists.
+
+    Example: `manynet run examples/vit-digits.yaml --set study=runs/mine --set train.steps=500`
+    """
+    from manynet.experiment import read_experiment
+    from manynet.study import Study
+    from manynet.sweep import Sweep
+
+    experiment = read_experiment(file, changes or [])
+    if experiment.sweep:
+        _run_sweep(Sweep.begin(experiment))
+    else:
+        _run_study(Study.begin(experiment))
+
+
+def resume(folder: Folder) -> None:
+    """Go on with a study that was stopped, and write its report.
+
+    Training goes on at its last checkpoint; no finished evaluation is done again.
+    """
+    from manynet.study import Study, recorded
+    from manynet.sweep import Sweep
+
+    if recorded(folder).sweep:
+        _run_sweep(Sweep.open(folder))
+    else:
+        _run_study(Study.open(folder))
+
+
+def best(
+    folder: Folder,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            help="Column: largest accuracy or AUC, smallest of anything else. [default: the task's metric]",
+        ),
+    ] = None,
+    where: Annotated[
+        str, typer.Option(help='Conditions, e.g. "latency@host/torch <= 5 and parameters <= 2e5".')
+    ] = "",
+) -> None:
+    """Print the best subnet of a study, among evaluated ones and finalists."""
+    from manynet.study import Study
+
+    record = Study.open(folder).best(column, where)
+    table = Table("column", "value", title=f"{record.kind} {record.key}")
+    for name, value in record.metrics.items():
+        table.add_row(name, _figure(value))
+    for name, value in record.architecture.items():
+        table.add_row(name, str(value), style="dim")
+    if "folder" in record.details:
+        table.add_row("folder", f"{folder}/{record.details['folder']}")
+    Console().print(table)
+
+
+def report(folder: Folder) -> None:
+    """Write `report.html` again from what the study holds now."""
+    from manynet.study import Study, recorded
+    from manynet.sweep import Sweep
+
+    if recorded(folder).sweep:
+        sweep = Sweep.open(folder)
+        sweep.report()
+        _show_sweep(sweep)
+    else:
+        study = Study.open(folder)
+        study.report()
+        _show(study)
+
+
+def _run_study(study: Study) -> None:
+    with _resumable(study.folder):
+        study.run()
+    _show(study)
+
+
+def _run_sweep(sweep: Sweep) -> None:
+    with _resumable(sweep.folder):
+        sweep.run()
+    _show_sweep(sweep)
+
+
+def _show_sweep(sweep: Sweep) -> None:
+    for name, study in sweep.studies():
+        Console().print(f"[bold]{name}[/]", soft_wrap=True)
+        _show(study)
+    Console().print(f"all studies: {sweep.folder}/report.html", soft_wrap=True)
+
+
+@contextmanager
+def _resumable(folder: str) -> Iterator[None]:
+    """Leave an interrupted study with a word on how to go on."""
+    from manynet.training import TrainingStopped
+
+    try:
+        yield
+    except (KeyboardInterrupt, TrainingStopped) as stop:
+        stopped(stop, f"`manynet resume {folder}`")
+
+
+def _show(study: Study) -> None:
+    console, metric = Console(), study.space.task.metric
+    finalists = study.winners()
+    if finalists:
+        wanted = (f"test_{metric}", metric, "parameters", "macs")
+        columns = [c for c in wanted if c in finalists[0].metrics]
+        columns += [c for c in finalists[0].metrics if c.startswith("latency@")]
+        table = Table(title="Finalists")
+        for name in ("in finalists/", *columns):
+            table.add_column(name.replace("latency@", "ms on\n"), overflow="fold")
+        for record in finalists:
+            folder = record.details["folder"].removeprefix("finalists/")
+            table.add_row(folder, *(_figure(record.metrics[c]) for c in columns))
+        console.print(table)
+    baseline = study.baseline() if finalists else None
+    if baseline is not None:
+        console.print(f"{baseline[0]}: {baseline[1]:.4f} test {metric} on the same split")
+    ranking = study.ranking()
+    if ranking is not None:
+        console.print(ranking.verdict, style=None if ranking.carries_search else "yellow", soft_wrap=True)
+    console.print(f"report: {study.folder}/report.html", soft_wrap=True)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.0f}"
