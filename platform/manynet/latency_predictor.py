@@ -1,0 +1,256 @@
+"""Latency of a space's architectures, predicted from few that were measured, with how unsure the prediction is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.linalg import block_diag
+from scipy.stats import kendalltau
+
+from manynet.domains import Options
+from manynet.encoding import Encoding
+from manynet.errors import ManynetError
+from manynet.gaussian_process import GaussianProcess, Kernel, Matrix, Vector
+
+FEWEST = 10
+FOLDS = 5
+FOLD_STEPS = 15
+"""Steps of a fold's fit, which starts where that of all measurements ended."""
+REACHES = (3.0, np.inf)
+"""Over how many places of a network the effects of an option are alike."""
+WITHIN = 0.683
+"""Share of errors within one deviation."""
+DRAWN = 50
+LEAST = 0.1
+"""A prediction is at least so much of the fastest measured time."""
+
+
+class PredictorError(ManynetError, ValueError):
+    """Latency cannot be predicted from what was given."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Latency of each of n architectures.
+
+    Attributes:
+        milliseconds: ``(n,)``.
+        deviation: of a measurement from these, as a share of them, ``(n,)``; about 68 % lie within.
+    """
+
+    milliseconds: Vector
+    deviation: Vector
+
+
+@dataclass(frozen=True)
+class LatencyPredictor:
+    """A Gaussian process over architectures, of milliseconds or of their logarithm, whichever suits them.
+
+    Options have effects of their own, effects like those of the same option in near places of the network, and effects
+    that are the same in all places; and all choices act on each other, smoothly.
+
+    Attributes:
+        error: mean absolute error as a share of the measured time, cross-validated.
+        tau: Kendall's, of predicted and measured times, cross-validated.
+        count: of measured architectures.
+        noise: what the deviation of a prediction falls to with ever more measurements, at the median time.
+    """
+
+    error: float
+    tau: float
+    count: int
+    noise: float
+    columns: _Columns
+    scale: _Scale
+    process: GaussianProcess
+    widening: float
+
+    @classmethod
+    def fit(
+        cls,
+        domains: Mapping[str, Options],
+        architectures: Sequence[Mapping[str, Any]],
+        milliseconds: ArrayLike,
+        costs: ArrayLike | None = None,
+    ) -> LatencyPredictor:
+        """Fit to measurements; the same measurements in the same order give the same predictor.
+
+        Args:
+            domains: of the space.
+            architectures: n that were measured, canonical; at least 10.
+            milliseconds: of each, ``(n,)``.
+            costs: what latency may follow, such as multiply-adds and parameters of each, ``(n, c)``, at least 0.
+
+        Raises:
+            PredictorError: for too few architectures, lengths that differ, a time that is not above 0, or such a cost.
+            ArchitectureError: for an unknown key, or a value outside its domain.
+        """
+        times = _checked(architectures, milliseconds)
+        columns = _Columns.of(domains, costs)
+        rows = columns.rows(architectures, costs)
+        kernel = columns.kernel(rows)
+        candidates = []
+        for scale in (_Scale.of(times, logarithmic=True), _Scale.of(times, logarithmic=False)):
+            process = GaussianProcess.fit(kernel, rows, scale.targets(times))
+            candidates.append((process.evidence + scale.log_slope(times), scale, process))
+        _, scale, process = max(candidates, key=lambda candidate: candidate[0])
+        means, deviations = _cross_validated(process)
+        held_out = scale.prediction(means, deviations).milliseconds
+        widening = _widening(np.abs(process.targets - means) / deviations)
+        middle = scale.targets(np.median(times, keepdims=True))
+        return cls(
+            error=float(np.abs(held_out / times - 1).mean()),
+            tau=float(np.nan_to_num(kendalltau(held_out, times).statistic)),
+            count=len(times),
+            noise=float(scale.prediction(middle, widening * np.array([process.noise])).deviation[0]),
+            columns=columns,
+            scale=scale,
+            process=process,
+            widening=widening,
+        )
+
+    def predict(
+        self, architectures: Sequence[Mapping[str, Any]], costs: ArrayLike | None = None
+    ) -> Prediction:
+        """Predict latency; with ``costs`` when, and only when, it was fitted with them.
+
+        Raises:
+            PredictorError: for costs of another shape.
+            ArchitectureError: for an unknown key, or a value outside its domain.
+        """
+        means, deviations = self.process.predict(self.columns.rows(architectures, costs))
+        return self.scale.prediction(means, self.widening * deviations)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """How architectures and their costs become rows of numbers."""
+
+    encoding: Encoding
+    middle: Vector
+    width: Vector
+
+    @classmethod
+    def of(cls, domains: Mapping[str, Options], costs: ArrayLike | None) -> _Columns:
+        logs = _logarithms(costs)
+        width = logs.std(axis=0) if logs.size else np.zeros(0)
+        return cls(
+            Encoding(domains),
+            logs.mean(axis=0) if logs.size else np.zeros(0),
+            np.where(width > 0, width, 1.0),
+        )
+
+    def rows(self, architectures: Sequence[Mapping[str, Any]], costs: ArrayLike | None) -> Matrix:
+        rows = self.encoding.rows(architectures)
+        if costs is None and not len(self.middle):
+            return rows
+        logs = _logarithms(costs)
+        if logs.shape != (len(rows), len(self.middle)):
+            raise PredictorError(
+                f"costs must have a shape of {(len(rows), len(self.middle))}, as fitted, but got {logs.shape}"
+            )
+        return np.concatenate([rows, (logs - self.middle) / self.width], axis=1)
+
+    def kernel(self, rows: Matrix) -> Kernel:
+        """Linear in options, alone and alike by place, and in costs; smooth in each choice and in costs."""
+        encoding, costs = self.encoding, len(self.middle)
+        alike = [encoding.alike(reach) for reach in REACHES] if encoding.repeats else []
+        linear = [np.pad(metric, (0, costs)) for metric in (np.eye(encoding.width), *alike)]
+        if costs:
+            linear.append(np.diag(np.repeat([0.0, 1.0], [encoding.width, costs])))
+        places, groups = encoding.coordinates()
+        return Kernel(
+            linear=np.array([metric / _variance(metric, rows) for metric in linear]),
+            places=block_diag(places, np.eye(costs) / 2),
+            groups=np.append(groups, np.full(costs, groups.max() + 1)),
+        )
+
+
+def _variance(metric: Matrix, rows: Matrix) -> float:
+    """On average over rows, so that one prior fits all metrics; 1 where they have none."""
+    return float(np.einsum("nd,nd->n", rows @ metric, rows).mean()) or 1.0
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Turns times into targets of mean 0 and variance 1, and back."""
+
+    logarithmic: bool
+    middle: float
+    width: float
+    least: float
+
+    @classmethod
+    def of(cls, times: Vector, logarithmic: bool) -> _Scale:
+        values = np.log(times) if logarithmic else times
+        return cls(logarithmic, float(values.mean()), float(values.std()) or 1.0, LEAST * float(times.min()))
+
+    def targets(self, times: Vector) -> Vector:
+        values = np.log(times) if self.logarithmic else times
+        targets: Vector = (values - self.middle) / self.width
+        return targets
+
+    def log_slope(self, times: Vector) -> float:
+        """Log of how fast targets change with times, summed: it makes densities of targets those of times."""
+        return float(-len(times) * np.log(self.width) - self.logarithmic * np.log(times).sum())
+
+    def prediction(self, means: Vector, deviations: Vector) -> Prediction:
+        values, spread = self.middle + self.width * means, self.width * deviations
+        if self.logarithmic:
+            return Prediction(np.exp(values), spread)
+        times = np.maximum(values, self.least)
+        return Prediction(times, spread / times)
+
+
+def _cross_validated(process: GaussianProcess) -> tuple[Vector, Vector]:
+    """Mean and deviation of each target by a process that was fitted without it, ``(n,)`` each."""
+    means, deviations = np.empty_like(process.targets), np.empty_like(process.targets)
+    folds = np.arange(len(means)) % FOLDS
+    for fold in range(FOLDS):
+        out = folds == fold
+        fitted = GaussianProcess.fit(
+            process.kernel, process.rows[~out], process.targets[~out], process.parameters, FOLD_STEPS
+        )
+        means[out], deviations[out] = fitted.predict(process.rows[out])
+    return means, deviations
+
+
+def _widening(errors: Vector) -> float:
+    """What deviations must be multiplied by for the share of errors, in deviations, that should lie within one.
+
+    A few errors say little of that, so it is drawn to 1: by half, as a logarithm, for as many as ``DRAWN``.
+    """
+    found: float = np.quantile(errors, WITHIN) ** (len(errors) / (len(errors) + DRAWN))
+    return found
+
+
+def _checked(architectures: Sequence[Mapping[str, Any]], milliseconds: ArrayLike) -> Vector:
+    times = np.asarray(milliseconds, dtype=float)
+    if times.shape != (len(architectures),):
+        raise PredictorError(
+            f"each architecture must have one time, but got {len(architectures)} and times of shape {times.shape}"
+        )
+    if len(times) < FEWEST:
+        raise PredictorError(
+            f"a predictor must be fitted to at least {FEWEST} architectures, but got {len(times)}"
+        )
+    wrong = times[~(np.isfinite(times) & (times > 0))]
+    if len(wrong):
+        raise PredictorError(f"milliseconds must be above 0 and finite, but got {wrong[0]}")
+    return times
+
+
+def _logarithms(costs: ArrayLike | None) -> Matrix:
+    """Logarithms of costs, ``(n, c)``, or ``(0, 0)`` without."""
+    values = np.zeros((0, 0)) if costs is None else np.asarray(costs, dtype=float)
+    if values.ndim != 2:
+        raise PredictorError(f"costs must be (architectures, figures), but got a shape of {values.shape}")
+    wrong = values[~(np.isfinite(values) & (values >= 0))]
+    if len(wrong):
+        raise PredictorError(f"costs must be at least 0 and finite, but got {wrong[0]}")
+    logs: Matrix = np.log1p(values)
+    return logs
