@@ -25,6 +25,7 @@ REACHES = (3.0, np.inf)
 WITHIN = 0.683
 """Share of errors within one deviation."""
 DRAWN = 50
+"""Errors that move deviations half as far as they say."""
 LEAST = 0.1
 """A prediction is at least so much of the fastest measured time."""
 
@@ -92,12 +93,7 @@ class LatencyPredictor:
         times = _checked(architectures, milliseconds)
         columns = _Columns.of(domains, costs)
         rows = columns.rows(architectures, costs)
-        kernel = columns.kernel(rows)
-        candidates = []
-        for scale in (_Scale.of(times, logarithmic=True), _Scale.of(times, logarithmic=False)):
-            process = GaussianProcess.fit(kernel, rows, scale.targets(times))
-            candidates.append((process.evidence + scale.log_slope(times), scale, process))
-        _, scale, process = max(candidates, key=lambda candidate: candidate[0])
+        scale, process = _likelier(columns.kernel(rows), rows, times)
         means, deviations = _cross_validated(process)
         held_out = scale.prediction(means, deviations).milliseconds
         widening = _widening(np.abs(process.targets - means) / deviations)
@@ -204,6 +200,15 @@ class _Scale:
             return Prediction(np.exp(values), spread)
         times = np.maximum(values, self.least)
         return Prediction(times, spread / times)
+
+
+def _likelier(kernel: Kernel, rows: Matrix, times: Vector) -> tuple[_Scale, GaussianProcess]:
+    """Milliseconds or their logarithm, whichever makes the times likelier, with the process of them."""
+    scales = [_Scale.of(times, logarithmic) for logarithmic in (True, False)]
+    processes = [GaussianProcess.fit(kernel, rows, scale.targets(times)) for scale in scales]
+    evidence = [p.evidence + s.log_slope(times) for s, p in zip(scales, processes, strict=True)]
+    best = int(np.argmax(evidence))
+    return scales[best], processes[best]
 
 
 def _cross_validated(process: GaussianProcess) -> tuple[Vector, Vector]:
