@@ -88,6 +88,7 @@ def threads() -> Iterator[None]:
         ("host/torch?batch=1&threads=1&precision=float32", "host/torch"),
         ("host/torch?precision=bf16&threads=2&batch=8", "host/torch?batch=8&threads=2&precision=bf16"),
         ("pi-5.a/onnxruntime?threads=4", "pi-5.a/onnxruntime?threads=4"),
+        ("host/torch?source=predicted&batch=8", "host/torch?batch=8&source=predicted"),
     ],
 )
 def test_name_is_canonical(text: str, canonical: str) -> None:
@@ -104,12 +105,13 @@ def test_name_is_canonical(text: str, canonical: str) -> None:
         ("host/torch,batch=8", "must be spelled"),
         ("host/torch?", "must be spelled"),
         ("host/torch/x", "must be spelled"),
-        ("host/torch?size=8", "must be batch, threads or precision, but got 'size'"),
+        ("host/torch?size=8", "must be batch, threads, precision or source, but got 'size'"),
         ("host/torch?batch=8&batch=8", "given once"),
         ("host/torch?batch=0", "batch must be a positive whole number, but got '0'"),
         ("host/torch?threads=two", "threads must be a positive whole number, but got 'two'"),
         ("host/torch?threads=2,batch=2", "threads must be a positive whole number, but got '2,batch=2'"),
         ("host/torch?precision=int4", "precision must be one of float32, bf16, but got 'int4'"),
+        ("host/torch?source=guessed", "source must be one of measured, predicted, table, but got 'guessed'"),
     ],
 )
 def test_wrong_name_is_one_clear_line(text: str, said: str) -> None:

@@ -3,3 +3,7 @@
 
 class ManynetError(Exception):
     """Something the user can put right: the message gives the rule, then what was got."""
+
+
+class OutOfService(ManynetError):
+    """Something that all further work needs is gone: trying the next candidate would not help."""

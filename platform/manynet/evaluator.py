@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -17,12 +17,15 @@ from ray import tune
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError
 
+from manynet.errors import OutOfService
 from manynet.ledger import Ledger, Record, record_key
 
 logger = logging.getLogger(__name__)
 
 FAILURE = "failure"
 """What an evaluator reports in place of metrics: the error, in one line."""
+HOPELESS = "hopeless"
+"""Reported with a failure that every further candidate would meet."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,12 @@ class Evaluation:
     Attributes:
         metrics: ledger columns: the task's, ``macs``, ``parameters``, ``latency@<device>`` (ms).
         measurements: the measurements behind the latencies, as the ledger keeps them.
+        details: anything else to keep.
     """
 
     metrics: Mapping[str, float]
     measurements: Sequence[Mapping[str, Any]] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 Architecture = Mapping[str, Any]
@@ -69,7 +74,7 @@ class Provenance:
             protocol=self.protocol,
             metrics=dict(evaluation.metrics),
             measurements=list(evaluation.measurements),
-            details=details,
+            details={**evaluation.details, **details},
         )
 
     def made(self, record: Record) -> bool:
@@ -146,7 +151,8 @@ class Evaluator(tune.Trainable):
             self._ledger.write(self._provenance.record(self.config, evaluation, **details))
         except Exception as error:
             logger.exception("candidate %s failed", self.config)
-            return {FAILURE: f"{type(error).__name__}: {error}", "done": True}
+            hopeless = isinstance(error, OutOfService)
+            return {FAILURE: f"{type(error).__name__}: {error}", HOPELESS: hopeless, "done": True}
         return {**evaluation.metrics, "done": True}
 
     def _wait_for_others(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -125,6 +126,10 @@ class Scoring:
             return Evaluation(metrics)
         # A copy where it has to be moved: parts of it are the supernet's own.
         there = subnet if next(subnet.parameters()).device.type == "cpu" else copy.deepcopy(subnet).cpu()
+        start = time.perf_counter()
         measured = self.measure(there, self.space.example(subnet.arch, batch=1))
+        waited = round(time.perf_counter() - start, 6)
         metrics |= {LATENCY + name: taken.milliseconds for name, taken in measured.items()}
-        return Evaluation(metrics, [taken.to_dict() for taken in measured.values()])
+        return Evaluation(
+            metrics, [taken.to_dict() for taken in measured.values()], {"device_seconds": waited}
+        )

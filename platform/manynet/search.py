@@ -183,7 +183,9 @@ def protocol(settings: SearchSettings, task: Task) -> str:
     latencies = [LATENCY + device for device in sorted(latency_devices([*objectives, *conditions]))]
     tuning = f"finetune={settings.finetune_steps}x{settings.batch_size}@{settings.finetune_learning_rate}"
     tuned = [tuning] if settings.finetune_steps else []
-    return " ".join([f"validation={settings.validation_examples}", calibration, *tuned, *latencies])
+    isolated = ["isolated"] if settings.isolate and latencies else []
+    words = [f"validation={settings.validation_examples}", calibration, *tuned, *latencies, *isolated]
+    return " ".join(words)
 
 
 def check_reachable(space: SearchSpace, conditions: list[Condition]) -> None:

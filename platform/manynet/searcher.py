@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from manynet.conditions import COST, Condition, Objective
 from manynet.distributions import complete, distributions
-from manynet.evaluator import FAILURE, Provenance
+from manynet.evaluator import FAILURE, HOPELESS, Provenance
 from manynet.ledger import Record
 from manynet.samplers.regularised import LIVE
 from manynet.space import SearchSpace
@@ -92,6 +92,7 @@ class ArchitectureSearcher(Searcher):
         self._pending: dict[str, Candidate] = {}
         self._failed: set[str] = set()
         self._dry: int | None = None
+        self._out_of_service = False
         self._distributions = distributions(space.domains)
         self._study = optuna.create_study(
             directions=[DIRECTIONS[o.maximise] for o in objectives], sampler=sampler
@@ -122,6 +123,7 @@ class ArchitectureSearcher(Searcher):
         metrics = self._metrics(result or {})
         failure = failure or _fault(metrics)
         if failure:
+            self._out_of_service |= bool(result and result.get(HOPELESS))
             self.failures.append(failure)
             self._failed.add(candidate.key)
             logger.warning("candidate %s failed: %s", candidate.arch, failure)
@@ -132,9 +134,11 @@ class ArchitectureSearcher(Searcher):
 
     @property
     def hopeless(self) -> bool:
-        """Whether so many evaluations failed that more would too."""
+        """Whether so many evaluations failed, or one for such a reason, that more would too."""
         succeeded = len(self.done) - self._earlier
-        return len(self.failures) >= (max(FIRST, self.evaluations) if succeeded else FIRST)
+        return self._out_of_service or len(self.failures) >= (
+            max(FIRST, self.evaluations) if succeeded else FIRST
+        )
 
     @property
     def exhausted(self) -> bool:

@@ -117,6 +117,17 @@ class SearchSettings(Settings):
     validation_examples: PositiveInt = Field(
         10_000, description="examples of the validation split scored, at most"
     )
+    isolate: bool = Field(
+        False, description="keep cores for measurements, so that evaluators run on the others and do not wait"
+    )
+    prediction_deviation: PositiveFloat = Field(
+        0.05,
+        description="share by which a predicted latency may deviate (one standard deviation) and not be measured",
+    )
+    tables: dict[str, str] = Field(
+        default_factory=dict,
+        description="address of the table of each device whose latency is asked for by source=table",
+    )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of the sampler")
 
 

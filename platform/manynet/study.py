@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -12,30 +12,35 @@ from typing import TypeVar
 
 from torch import nn
 
-from manynet import reference, training
+from manynet import latencies, reference, training
 from manynet.baseline import fit_baseline
 from manynet.cluster import connect
 from manynet.conditions import Condition, Objective, check_columns, latency_devices, parse_conditions
 from manynet.data import Data
-from manynet.devices import DeviceError, DeviceName, DevicePool, placement
+from manynet.devices import DeviceError, DeviceName, DevicePool, MeasurementError
+from manynet.devices.journal import Journal, Status
 from manynet.errors import ManynetError
+from manynet.evaluation import Inputs
 from manynet.experiment import Experiment, parse_experiment, takes, variants
 from manynet.fitting import fit_together
 from manynet.handover import TEST, Handover, anchor_settings, winner_settings
+from manynet.latencies import Latencies
 from manynet.ledger import Kind, Ledger, Record
 from manynet.ranking import FEWEST, RankingQuality, kendall
 from manynet.report import ReportContent, write_report
 from manynet.search import SearchError, check, provenance, search, wanted
 from manynet.selection import anchors, winners
 from manynet.settings import FinalistsSettings, SearchSettings, Settings, TrainSettings
-from manynet.space import SearchSpace, described
+from manynet.space import Architecture, SearchSpace, described
 from manynet.storage import absolute, exists, read_bytes, write_bytes
-from manynet.subnet import cost, extract
+from manynet.subnet import Subnet, cost, extract
 from manynet.training import Trained
 
 logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=Settings)
 EXPERIMENT = "experiment.yaml"
+DEVICES = "devices.json"
+"""How the devices of a search are; see :mod:`manynet.devices.journal`."""
 FILES = ("arch.json", "weights.safetensors", "model.onnx", "model.pt2")
 
 
@@ -143,8 +148,8 @@ class Study:
         self._begin("search", settings)
         if len(self._evaluations()) >= settings.evaluations:
             return
-        with self._devices() as pool:
-            self._check_latency(pool, settings)
+        with self._latencies(settings, latencies.measuring) as latency:
+            self._check_latency(latency, settings)
             search(
                 self.space,
                 training.load_weights(trained.weights),
@@ -153,8 +158,8 @@ class Study:
                 self.ledger,
                 self.folder,
                 weights_digest=trained.digest,
-                measure=pool.measure if pool.names else None,
-                lease=pool.lease,
+                measure=latency if latency.names else None,
+                lease=latency.pool.lease,
                 first=[] if trained.found is None else [trained.found],
             )
         self.ledger.compact()
@@ -182,7 +187,7 @@ class Study:
         done = self.ledger.keys()
         if {job.key for job in [*anchoring, *winning]} <= done:
             return
-        with self._devices() as pool:
+        with self._latencies(self._settings("search", SearchSettings), latencies.served) as latency:
             trained = training.train_subnets(
                 [*anchoring, *winning], self.space, self.data, f"{self.folder}/subnets"
             )
@@ -191,7 +196,7 @@ class Study:
                 self.ledger.write(handover.anchor(subnet))
             for job in (job for job in winning if job.key not in done):
                 subnet = training.load_subnet(self.space, job.arch, trained[job.key])
-                measured = pool.measure(subnet, self.space.example(job.arch, batch=1))
+                measured = latency.measured(subnet, self.space.example(job.arch, batch=1))
                 self.ledger.write(handover.finalist(subnet, measured, self.folder))
 
     def supernet(self) -> nn.Module:
@@ -324,8 +329,7 @@ class Study:
         elif isinstance(settings, SearchSettings):
             check(self.space, settings)
             connect(self._device_names(settings))
-            for name in self._device_names(settings):
-                _check_device(name)
+            latencies.check(self.space, _canonical(self._device_names(settings)), settings)
 
     def _check_finalists(self, settings: FinalistsSettings) -> None:
         training.check(winner_settings(settings), "subnet")
@@ -337,7 +341,7 @@ class Study:
                 f"but {self.space.name!r} is bound to none"
             )
 
-    def _check_latency(self, pool: DevicePool, settings: SearchSettings) -> None:
+    def _check_latency(self, latency: Latencies, settings: SearchSettings) -> None:
         """Refuse a latency that even the smallest subnet does not reach, by measuring it."""
         limits = [
             c
@@ -346,9 +350,12 @@ class Study:
         ]
         if not limits:
             return
-        smallest = self.space.smallest
-        example = self.space.example(smallest, batch=1)
-        measured = pool.measure(extract(self.space.build().eval(), smallest, example), example)
+        try:
+            measured = latency.measured(*self._untrained(self.space.smallest))
+        except MeasurementError as error:
+            # Others may be measured all the same: a tool need not know every operator.
+            logger.warning("the smallest subnet tells nothing of the limits on latency: %s", error)
+            return
         for limit in limits:
             reached = measured[limit.column.removeprefix("latency@")].milliseconds
             if reached > limit.bound:
@@ -365,10 +372,25 @@ class Study:
         return wanted(settings, self.space.task)
 
     @contextmanager
-    def _devices(self) -> Iterator[DevicePool]:
-        connect(self._device_names())
-        with DevicePool(self._device_names()) as pool:
-            yield pool
+    def _latencies(
+        self, settings: SearchSettings, devices: Callable[[list[DeviceName]], list[str]]
+    ) -> Iterator[Latencies]:
+        """What gives latencies, with the ``devices`` of the names that are asked for."""
+        asked = self._device_names(settings)
+        names = _canonical(asked)
+        connect(asked)
+        journal = f"{self.folder}/{DEVICES}"
+        with DevicePool(devices(names), isolate=settings.isolate, journal=journal) as pool:
+            if pool.names:
+                pool.refer(*self._untrained(self.space.sample(seed=0)))
+            tables = latencies.tables(names, settings)
+            forecasters = latencies.forecasters(self.space, names, settings, self._evaluations())
+            yield Latencies(self.space, names, pool, tables, forecasters)
+
+    def _untrained(self, arch: Architecture) -> tuple[Subnet, Inputs]:
+        """A subnet with random weights, which take as long as any, and its example input."""
+        example = self.space.example(arch, batch=1)
+        return extract(self.space.build().eval(), arch, example), example
 
     def _settings(self, step: str, model: type[S]) -> S:
         settings = getattr(self.experiment, step)
@@ -424,8 +446,23 @@ def recorded(folder: str | Path) -> Experiment:
     return parse_experiment(read_bytes(address).decode(), address)
 
 
-def _check_device(text: str) -> None:
-    name = DeviceName.parse(text)
-    if str(name) != text:
-        raise DeviceError(f"a device must be spelled {str(name)!r}, but got {text!r}")
-    placement.actor_options(name)
+def devices_of(folder: str | Path) -> Sequence[Status]:
+    """How the devices of a study's search are now, or were at its end.
+
+    Raises:
+        StudyError: when the folder holds none.
+    """
+    address = f"{folder}/{DEVICES}"
+    if not exists(address):
+        raise StudyError(
+            f"a study that measured latency must hold {DEVICES}, but got {str(folder)!r}, which holds none"
+        )
+    return Journal.read(address).devices
+
+
+def _canonical(texts: Sequence[str]) -> list[DeviceName]:
+    names = [DeviceName.parse(text) for text in texts]
+    for name, text in zip(names, texts, strict=True):
+        if str(name) != text:
+            raise DeviceError(f"a device must be spelled {str(name)!r}, but got {text!r}")
+    return names

@@ -1,15 +1,16 @@
 """Measured latency: device actors, the lease of a host, and the tools a device deploys with."""
 
-from manynet.devices.errors import DeviceError, MeasurementError
+from manynet.devices.errors import DeviceError, DeviceLostError, MeasurementError
 from manynet.devices.lease import Lease
 from manynet.devices.listing import Listing, list_devices
 from manynet.devices.measurement import Measurement
 from manynet.devices.name import DeviceName
 from manynet.devices.placement import resources
-from manynet.devices.pool import DevicePool
+from manynet.devices.pool import DevicePool, running
 
 __all__ = [
     "DeviceError",
+    "DeviceLostError",
     "DeviceName",
     "DevicePool",
     "Lease",
@@ -18,4 +19,5 @@ __all__ = [
     "MeasurementError",
     "list_devices",
     "resources",
+    "running",
 ]

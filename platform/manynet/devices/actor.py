@@ -5,14 +5,16 @@ from __future__ import annotations
 import faulthandler
 import math
 import os
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import ray
 from torch import Tensor, nn
 
+from manynet.devices.cores import kept, run_on
 from manynet.devices.errors import DeviceError, MeasurementError, first_line
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
@@ -20,13 +22,15 @@ from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing
 from manynet.devices.tools import tool_of
 
+CONVERSION_SECONDS = 900.0
+
 
 class Description(NamedTuple):
-    """What serves a device name: one line about the hardware, the tool's version, the actor's process."""
+    """What serves a device name: one line about the hardware, the tool's version, and which actor it is."""
 
     fingerprint: str
     tool_version: str
-    process: int
+    actor: str
 
 
 class DeviceActor:
@@ -34,26 +38,41 @@ class DeviceActor:
 
     One actor per full name, so that its process keeps the name's thread count. Ray runs its methods one by
     one; the host's lease keeps other actors and evaluators out of a timing.
+
+    Args:
+        name: of the device.
+        lease: of the host.
+        cores: how many of the host's cores are kept for measurements; the process stays on these. 0 is none.
     """
 
-    def __init__(self, name: DeviceName, lease: Lease) -> None:
+    def __init__(self, name: DeviceName, lease: Lease, cores: int = 0) -> None:
         self.name = name
         self.lease = lease
         self.tool = tool_of(name)
+        self.cores = cores
+        self._reference: Callable[[], Timing] | None = None
 
     def __repr__(self) -> str:
         return f"Device({self.name})"
 
     @ray.method
     def describe(self) -> Description:
-        """Say what serves this name.
+        """Say what serves this name, which is then ready to measure.
 
         Raises:
-            DeviceError: if the tool is missing on this machine.
+            DeviceError: if the tool is missing on this machine, or there are no cores to keep.
         """
+        if self.cores:
+            run_on(kept(self.cores))
         if reason := self.tool.missing(self.name):
             raise DeviceError(f"{self.name.base} cannot be used: {reason}")
-        return Description(self.tool.hardware(), self.tool.version(), os.getpid())
+        return Description(self.tool.hardware(), self.tool.version(), self.actor)
+
+    @property
+    def actor(self) -> str:
+        """Host, Ray node and process that measure."""
+        node = ray.get_runtime_context().get_node_id()[:8] if ray.is_initialized() else "local"
+        return f"{socket.gethostname()}/{node}/{os.getpid()}"
 
     @ray.method
     def measure(self, subnet: nn.Module, example: tuple[Tensor, ...]) -> Measurement:
@@ -69,15 +88,7 @@ class DeviceActor:
         Raises:
             MeasurementError: if the tool cannot convert or run the network, or its timing is no time.
         """
-        try:
-            with self.lease.shared():
-                timed = self.tool.prepare(subnet, example, self.name)
-            with self.tool.lease(self.lease).exclusive(), _end_process_after(self.tool.limit_seconds):
-                timing = timed()
-            _check(timing)
-        except Exception as error:  # noqa: BLE001 - a tool may fail on a network in any way
-            reason = str(error) if isinstance(error, MeasurementError) else first_line(error)
-            raise MeasurementError(f"{self.name} could not measure the network: {reason}") from None
+        timing = self._timing(lambda: self._prepared(subnet, example))
         return Measurement(
             device=str(self.name),
             fingerprint=self.tool.hardware(),
@@ -90,7 +101,50 @@ class DeviceActor:
             spread=timing.spread,
             count=timing.count,
             steady=timing.steady,
+            actor=self.actor,
         )
+
+    @ray.method
+    def refer(self, subnet: nn.Module, example: tuple[Tensor, ...]) -> None:
+        """Keep ``subnet`` at hand as the reference that :meth:`check` measures; arguments are those of `measure`.
+
+        Raises:
+            MeasurementError: if the tool cannot convert it.
+        """
+        with self._named():
+            self._reference = self._prepared(subnet, example)
+
+    @ray.method
+    def check(self) -> float:
+        """Milliseconds that the reference takes now.
+
+        Raises:
+            MeasurementError: if its timing is no time.
+        """
+        reference = self._reference
+        assert reference is not None
+        return self._timing(lambda: reference).milliseconds
+
+    def _prepared(self, subnet: nn.Module, example: tuple[Tensor, ...]) -> Callable[[], Timing]:
+        with self.lease.shared(), _end_process_after(CONVERSION_SECONDS):
+            return self.tool.prepare(subnet, example, self.name)
+
+    def _timing(self, prepare: Callable[[], Callable[[], Timing]]) -> Timing:
+        with self._named():
+            timed = prepare()
+            with self.tool.lease(self.lease).exclusive(), _end_process_after(self.tool.limit_seconds):
+                timing = timed()
+            _check(timing)
+            return timing
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Whatever goes wrong with a network names this device, in one line."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a tool may fail on a network in any way
+            reason = str(error) if isinstance(error, MeasurementError) else first_line(error)
+            raise MeasurementError(f"{self.name} could not measure the network: {reason}") from None
 
 
 def _check(timing: Timing) -> None:
@@ -100,7 +154,7 @@ def _check(timing: Timing) -> None:
 
 @contextmanager
 def _end_process_after(seconds: float) -> Iterator[None]:
-    # A run that hangs inside a runtime can only be stopped from outside Python; Ray then restarts the actor.
+    # A run that hangs inside a runtime can only be stopped from outside Python; a new actor then takes its place.
     faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
     try:
         yield

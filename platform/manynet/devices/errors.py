@@ -1,10 +1,14 @@
 """What can go wrong with a device: the device itself, or one network on it."""
 
-from manynet.errors import ManynetError
+from manynet.errors import ManynetError, OutOfService
 
 
 class DeviceError(ManynetError):
-    """A device name is wrong, nobody serves it, or its device stopped answering."""
+    """A device name is wrong, or nobody serves it."""
+
+
+class DeviceLostError(DeviceError, OutOfService):
+    """All that served a device name are gone."""
 
 
 class MeasurementError(DeviceError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from manynet.devices.errors import DeviceError
@@ -26,6 +26,10 @@ class Measurement:
         count: timed samples behind the median.
         steady: whether the spread became small enough; if not, the median is uncertain by ``spread``.
         source: ``measured``, ``predicted`` or ``table``.
+        actor: what measured it: host, Ray node and process.
+        drift: how far the reference subnet was from its first time when the actor last measured it, as a share.
+        error: of a prediction: cross-validated mean absolute error of its predictor, as a share.
+        tau: of a prediction: cross-validated Kendall's tau of its predictor.
     """
 
     device: str
@@ -40,6 +44,10 @@ class Measurement:
     count: int
     steady: bool
     source: str = "measured"
+    actor: str = ""
+    drift: float = 0.0
+    error: float | None = None
+    tau: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A flat dict of JSON values."""
@@ -52,10 +60,11 @@ class Measurement:
         Raises:
             DeviceError: if a field is missing or unknown.
         """
-        known = {field.name for field in fields(cls)}
-        if wrong := known ^ set(values):
+        names = {field.name for field in fields(cls)}
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        if wrong := (set(values) - names) | (needed - set(values)):
             raise DeviceError(
-                f"a measurement must have the fields {', '.join(sorted(known))}, but got "
+                f"a measurement must have the fields {', '.join(sorted(names))}, but got "
                 f"{', '.join(sorted(wrong))} missing or unknown"
             )
         return cls(**values)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from manynet.devices.errors import DeviceError
 
 RULE = "device must be spelled <device>/<tool>?batch=8&threads=2&precision=bf16"
 PRECISIONS = ("float32", "bf16")
+SOURCES = ("measured", "predicted", "table")
+DEFAULTS = {"batch": 1, "threads": 1, "precision": "float32", "source": "measured"}
 
 _BASE = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 _COUNT = re.compile(r"[1-9][0-9]*")
@@ -19,8 +21,8 @@ _COUNT = re.compile(r"[1-9][0-9]*")
 class DeviceName:
     """A device, the tool that deploys to it, and how a network is run there.
 
-    ``str(name)`` is canonical: settings in the order batch, threads, precision, those at their default left
-    out. The same string names the Ray resource ``device:<name>`` and the column ``latency@<name>``.
+    ``str(name)`` is canonical: settings in the order batch, threads, precision, source, those at their default
+    left out. The same string names the Ray resource ``device:<name>`` and the column ``latency@<name>``.
 
     Attributes:
         device: label of the hardware; ``host`` is the machine the study runs on, and labels of its GPUs start
@@ -29,6 +31,8 @@ class DeviceName:
         batch: examples in one run.
         threads: processor threads of one run.
         precision: ``float32`` or ``bf16``.
+        source: where its latency may come from: ``measured``, ``predicted`` (and measured where the predictor is
+            unsure) or ``table`` (summed from a table of operations).
     """
 
     device: str
@@ -36,6 +40,7 @@ class DeviceName:
     batch: int = 1
     threads: int = 1
     precision: str = "float32"
+    source: str = "measured"
 
     @classmethod
     def parse(cls, text: str) -> DeviceName:
@@ -54,13 +59,19 @@ class DeviceName:
             tool,
             _count(settings, "batch", text),
             _count(settings, "threads", text),
-            _precision(settings, text),
+            _one_of(settings, "precision", PRECISIONS, text),
+            _one_of(settings, "source", SOURCES, text),
         )
 
     @property
     def base(self) -> str:
         """Device and tool without settings: what one Ray resource may offer for all settings."""
         return f"{self.device}/{self.tool}"
+
+    @property
+    def measured(self) -> DeviceName:
+        """The same device, measured."""
+        return replace(self, source="measured")
 
     @property
     def column(self) -> str:
@@ -73,9 +84,8 @@ class DeviceName:
         return self.device.startswith(("cuda", "gpu"))
 
     def __str__(self) -> str:
-        settings = {"batch": self.batch, "threads": self.threads, "precision": self.precision}
-        defaults = {"batch": 1, "threads": 1, "precision": "float32"}
-        spelled = "&".join(f"{key}={value}" for key, value in settings.items() if value != defaults[key])
+        settings = {key: getattr(self, key) for key in DEFAULTS}
+        spelled = "&".join(f"{key}={value}" for key, value in settings.items() if value != DEFAULTS[key])
         return f"{self.base}?{spelled}" if spelled else self.base
 
 
@@ -83,9 +93,9 @@ def _settings(query: str, text: str) -> dict[str, str]:
     settings: dict[str, str] = {}
     for part in query.split("&") if query else ():
         key, _, value = part.partition("=")
-        if key not in ("batch", "threads", "precision"):
+        if key not in DEFAULTS:
             raise DeviceError(
-                f"device settings must be batch, threads or precision, but got {key!r} in {text!r}"
+                f"device settings must be batch, threads, precision or source, but got {key!r} in {text!r}"
             )
         if key in settings:
             raise DeviceError(f"device settings must be given once, but got {key!r} twice in {text!r}")
@@ -100,8 +110,8 @@ def _count(settings: Mapping[str, str], key: str, text: str) -> int:
     return int(value)
 
 
-def _precision(settings: Mapping[str, str], text: str) -> str:
-    value = settings.get("precision", "float32")
-    if value not in PRECISIONS:
-        raise DeviceError(f"precision must be one of {', '.join(PRECISIONS)}, but got {value!r} in {text!r}")
+def _one_of(settings: Mapping[str, str], key: str, allowed: tuple[str, ...], text: str) -> str:
+    value = settings.get(key, allowed[0])
+    if value not in allowed:
+        raise DeviceError(f"{key} must be one of {', '.join(allowed)}, but got {value!r} in {text!r}")
     return value

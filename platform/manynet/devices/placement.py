@@ -1,9 +1,9 @@
-"""Where a device's actor runs: on a node that offers its Ray resource, or on the driver's own."""
+"""Where a device's actors run: on each node that offers its Ray resource, or on the driver's own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -46,24 +46,54 @@ def default_devices() -> list[str]:
     return list(dict.fromkeys([*(f"{HOST}/{tool}" for tool in NAMES), "cuda/torch", *declared]))
 
 
-def actor_options(name: DeviceName) -> dict[str, Any]:
-    """Ray options that place the actor of ``name``.
+class Place(NamedTuple):
+    """A node that can measure for a device name, and the Ray options that put an actor there."""
+
+    node: str
+    options: dict[str, Any]
+
+
+def places(name: DeviceName, home: str) -> list[Place]:
+    """All nodes that offer ``name``, or, where none does, ``home`` for what needs no offer.
+
+    Args:
+        name: of the device.
+        home: id of the driver's node, whose own devices these are.
 
     Raises:
         DeviceError: if no node offers ``name``, with what can be had.
     """
-    offers = offered()
-    for offer in (str(name), name.base):
-        if offer in offers:
-            return {"resources": {PREFIX + offer: SLIVER}}
+    keys = (PREFIX + str(name.measured), PREFIX + name.base)
+    found = []
+    for node in ray.nodes():
+        key = next((key for key in keys if key in node["Resources"]), None)
+        if node["Alive"] and key is not None:
+            found.append(Place(node["NodeID"], {"resources": {key: SLIVER}, **_on(node["NodeID"])}))
+    if found:
+        return found
     if name.base in default_devices():
-        node = ray.get_runtime_context().get_node_id()
-        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), **_declared(name)}
-    can_be_had = ", ".join(sorted({*default_devices(), *offers}))
+        return [Place(home, _on(home))]
+    can_be_had = ", ".join(sorted({*default_devices(), *offered()}))
     raise DeviceError(f"device must be one of {can_be_had}, but got '{name}'")
 
 
-def _declared(name: DeviceName) -> dict[str, Any]:
+def this_node() -> str:
+    """Id of the Ray node that this process is on."""
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+def is_alive(node: str) -> bool:
+    """Whether a Ray node is still there."""
+    return any(one["NodeID"] == node and one["Alive"] for one in ray.nodes())
+
+
+def service_options(home: str) -> dict[str, Any]:
+    """Ray options that put the device service on the driver's node, in an environment that all its actors inherit."""
     # A Ray that was started elsewhere would not know this process's environment.
-    path = declaration() if name.tool == "command" else None
-    return {"runtime_env": {"env_vars": {VARIABLE: str(path)}}} if path else {}
+    path = declaration()
+    return {**_on(home), **({"runtime_env": {"env_vars": {VARIABLE: str(path)}}} if path else {})}
+
+
+def _on(node: str) -> dict[str, Any]:
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}

@@ -1,86 +1,137 @@
-"""The devices of a study: one actor per name, and the host's lease for evaluators."""
+"""The devices of a study, as its evaluators reach them: the device service, and the leases of hosts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, cast
+from uuid import uuid4
 
 import ray
 from ray.actor import ActorHandle, ActorProxy
 from torch import Tensor, nn
 
-from manynet.devices.actor import Description, DeviceActor
-from manynet.devices.errors import DeviceError, MeasurementError, first_line
+from manynet.devices.actor import Description
+from manynet.devices.cores import beside
+from manynet.devices.drift import DriftRules
+from manynet.devices.errors import DeviceError, DeviceLostError, first_line
+from manynet.devices.journal import Status
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
 from manynet.devices.name import DeviceName
-from manynet.devices.placement import actor_options
+from manynet.devices.placement import service_options, this_node
+from manynet.devices.service import DeviceService, Plan
+from manynet.devices.station import Inputs
 from manynet.devices.tools import tool_of
 from manynet.errors import ManynetError
 
-START_SECONDS = 180.0
-CHECK_SECONDS = 30.0
+NAMESPACE = "manynet"
+PREFIX = "devices-"
+DEFAULT = DriftRules()
 
 
 class DevicePool:
-    """Device actors for ``names``. Pickles into Ray tasks and actors; the process that made it owns them.
+    """Devices of these names, served by one :class:`~manynet.devices.service.DeviceService`.
+
+    Pickles into Ray tasks and actors; the process that made it owns the service.
 
     Args:
         names: device names, e.g. ``["host/torch", "host/onnxruntime?threads=2"]``; may be empty.
+        isolate: keep cores for measurements, as many as the most threads any name has: evaluators then run on the
+            others of a host that measures, and do not wait. Otherwise they share all cores, and wait.
+        journal: address of a file in which the service keeps how its devices are, or None.
+        drift: when a device counts as drifted; see :meth:`refer`.
 
     Raises:
-        DeviceError: if a name is misspelt, nobody serves it, or its tool is missing or refuses its settings.
+        DeviceError: if a name is misspelt, nobody serves it, its tool is missing or refuses its settings, or a host
+            has no cores to keep.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        isolate: bool = False,
+        journal: str | None = None,
+        drift: DriftRules = DEFAULT,
+    ) -> None:
         parsed = list(dict.fromkeys(DeviceName.parse(name) for name in names))
         for name in parsed:
             tool_of(name)
-        options = {name: actor_options(name) for name in parsed}
-        self._actors = {name: start(name, options[name]) for name in parsed}
-        try:
-            self.descriptions = {str(name): describe(name, actor) for name, actor in self._actors.items()}
-        except DeviceError:
-            self.close()
-            raise
+        self.names = tuple(map(str, parsed))
+        self.descriptions: Mapping[str, Description] = {}
+        self._cores = max((name.threads for name in parsed), default=0) if isolate else 0
+        self._service: ActorProxy[DeviceService] | None = None
+        self._measuring: frozenset[str] = frozenset()
+        if parsed:
+            self._service = _serve(Plan(parsed, this_node(), self._cores, journal, drift))
+            try:
+                self.descriptions = _answer(self._service.start.remote())
+            except DeviceError:
+                self.close()
+                raise
+            self._measuring = frozenset(status.node for status in self.statuses())
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Canonical names, in the order given."""
-        return tuple(str(name) for name in self._actors)
+    def measure(
+        self, subnet: nn.Module, example: tuple[Tensor, ...], names: Iterable[str] | None = None
+    ) -> dict[str, Measurement]:
+        """Measure ``subnet`` on one device of each of the names; blocks. Never call it while holding ``lease()``.
 
-    def measure(self, subnet: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Measurement]:
-        """Measure ``subnet`` on every device; blocks. Never call it while holding ``lease()``.
-
-        An actor that dies is restarted and tries once more.
+        Where a device dies, another of its kind takes its place, or itself once it is up again.
 
         Args:
             subnet: called ``subnet(*example)``.
             example: inputs ``(1, ...)``.
+            names: those of the pool to measure; all by default.
 
         Returns:
             One measurement per canonical name.
 
         Raises:
-            MeasurementError: if a tool cannot convert or run this network; others may still be measured.
-            DeviceError: if a device died twice on this network, or its node is gone.
+            MeasurementError: if a tool cannot convert or run this network, or it killed two devices; other networks
+                may still be measured.
+            DeviceLostError: if no device of a name is left.
         """
-        if not self._actors:
+        wanted = self.names if names is None else tuple(names)
+        if self._service is None or not wanted:
             return {}
-        network, inputs = ray.put(subnet), ray.put(example)
-        pending = {name: actor.measure.remote(network, inputs) for name, actor in self._actors.items()}
-        return {str(name): _answer(name, reference) for name, reference in pending.items()}
+        inputs: Inputs = [ray.put(subnet), ray.put(example)]
+        pending = {name: self._service.measure.remote(name, inputs) for name in wanted}
+        return {name: _answer(reference) for name, reference in pending.items()}
+
+    def refer(self, subnet: nn.Module, example: tuple[Tensor, ...]) -> None:
+        """Hold devices to the time of ``subnet`` from now on: they measure it again and again.
+
+        One whose time has drifted is set aside until it is near the first again; arguments are those of ``measure``.
+        """
+        if self._service is not None:
+            inputs: Inputs = [ray.put(subnet), ray.put(example)]
+            _answer(self._service.refer.remote(inputs))
+
+    def statuses(self) -> list[Status]:
+        """How every device of every name is."""
+        return [] if self._service is None else _answer(self._service.statuses.remote())
 
     def lease(self) -> AbstractContextManager[None]:
-        """The shared lease of the host this is called on: enter it for each batch of an evaluation."""
-        return Lease().shared() if self._actors else nullcontext()
+        """What an evaluator enters for each batch: it keeps the batch out of the way of measurements on its host."""
+        if self._service is None:
+            return nullcontext()
+        if not self._cores:
+            return Lease().shared()
+        return beside(self._cores) if self._node in self._measuring else nullcontext()
+
+    @cached_property
+    def _node(self) -> str:
+        return this_node()
 
     def close(self) -> None:
-        """End the actors."""
-        for actor in self._actors.values():
-            ray.kill(cast(ActorHandle[DeviceActor], actor))
+        """End the devices."""
+        if self._service is not None:
+            _answer(self._service.close.remote())
+            ray.kill(cast(ActorHandle[DeviceService], self._service))
+            self._service = None
 
     def __enter__(self) -> Self:
         return self
@@ -91,42 +142,29 @@ class DevicePool:
         self.close()
 
 
-def start(name: DeviceName, options: dict[str, Any]) -> ActorProxy[DeviceActor]:
-    """Start the actor of ``name``; Ray restarts it when it dies and tries its task once more."""
-    actor_class = ray.remote(DeviceActor)
-    return actor_class.options(num_cpus=0, max_restarts=-1, max_task_retries=1, **options).remote(
-        name, Lease()
-    )
+def running() -> list[Status]:
+    """How the devices of all studies are that run in the connected cluster."""
+    found: list[Status] = []
+    for entry in ray.util.list_named_actors(all_namespaces=True):
+        if entry["namespace"] == NAMESPACE and entry["name"].startswith(PREFIX):
+            service = ray.get_actor(entry["name"], NAMESPACE)
+            found += _answer(service.statuses.remote())
+    return found
 
 
-def describe(name: DeviceName, actor: ActorProxy[DeviceActor]) -> Description:
-    """Wait for ``actor`` to be up and say what it runs on.
-
-    Raises:
-        DeviceError: if its tool is missing, or it does not start.
-    """
-    try:
-        return ray.get(actor.describe.remote(), timeout=START_SECONDS)
-    except ray.exceptions.GetTimeoutError:
-        raise DeviceError(f"device {name} must start within {START_SECONDS:g} s, but got no answer") from None
-    except ray.exceptions.RayError as error:
-        raise _plain(name, error) from None
+def _serve(plan: Plan) -> ActorProxy[DeviceService]:
+    named = {"name": f"{PREFIX}{uuid4().hex[:8]}", "namespace": NAMESPACE}
+    actor_class = ray.remote(DeviceService)
+    return actor_class.options(num_cpus=0, **named, **service_options(plan.home)).remote(plan)
 
 
-def _answer(name: DeviceName, reference: ray.ObjectRef[Measurement]) -> Measurement:
-    while not ray.wait([reference], timeout=CHECK_SECONDS)[0]:
-        # An actor whose node is gone would be waited for without end.
-        actor_options(name)
+def _answer(reference: Any) -> Any:
+    """What the service answers, or its own error."""
     try:
         return ray.get(reference)
-    except ray.exceptions.RayError as error:
-        raise _plain(name, error) from None
-
-
-def _plain(name: DeviceName, error: ray.exceptions.RayError) -> ManynetError:
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, ManynetError):
-        return cause
-    if isinstance(error, ray.exceptions.RayActorError):
-        return DeviceError(f"device {name} must answer, but its process died twice on the same request")
-    return MeasurementError(f"{name} could not measure the network: {first_line(error)}")
+    except ray.exceptions.RayActorError as error:
+        raise DeviceLostError(f"the device service must answer, but got {first_line(error)}") from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ManynetError):
+            raise error.cause from None
+        raise
