@@ -25,6 +25,8 @@ POLICY = (
     "img-src data: blob:; font-src data:"
 )
 SUMMARY_CHOICES = 4
+DRIFT = 0.2
+"""Share from which a device's drift is told beside its measurements."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,26 @@ def _pareto(content: ReportContent) -> Section:
         return Section("pareto", "Best so far", note, plot(figures.best_so_far(content), "pareto") + table)
     plots = [plot(figures.pareto(content, x, first), f"pareto-{place}") for place, x in enumerate(others)]
     note = "Scores with shared weights; hover a point for its architecture."
+    note += "".join(f" {escape(text)}" for text in _predictions(content))
     if len(others) > 1:
         note += " Blue points are on the front of all objectives together; a line outlines two of them."
     grid = f'<div class="grid">{"".join(plots)}</div>' if len(plots) > 1 else plots[0]
     return Section("pareto", title, note, grid + table)
+
+
+def _predictions(content: ReportContent) -> list[str]:
+    """For each column of predictions, how many there are, and what they are worth."""
+    texts = []
+    for column in dict.fromkeys(one.column for one in content.objectives):
+        found = [measurement(record, column) for record in content.records]
+        predicted = [one for one in found if one.get("source") == "predicted"]
+        if predicted:
+            last = predicted[-1]
+            texts.append(
+                f"Of {column}, {len(found) - len(predicted)} were measured and {len(predicted)} predicted with a "
+                f"cross-validated error of {float(last['error']):.1%} and Kendall's tau of {float(last['tau']):.2f}."
+            )
+    return texts
 
 
 def _hypervolume(content: ReportContent) -> Section:
@@ -236,6 +254,8 @@ def _value(record: Record, column: str) -> str:
     source = str(found.get("source", "measured"))
     doubts = [source] if source != "measured" else []
     doubts += ["unsteady"] if not found.get("steady", True) else []
+    drift = float(found.get("drift", 0))
+    doubts += [f"drifted {drift:+.0%}"] if abs(drift) > DRIFT else []
     return f"{text} <small>± {float(found.get('spread', 0)):.0%} {escape(', '.join(doubts))}</small>"
 
 
