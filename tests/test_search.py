@@ -19,6 +19,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from manynet import data, elastic, tasks
 from manynet.conditions import parse_conditions, parse_objectives
+from manynet.devices import DeviceLostError
 from manynet.distributions import DomainError, complete, distributions
 from manynet.evaluation import score
 from manynet.evaluator import Evaluation, Prepare, Provenance
@@ -233,6 +234,13 @@ def test_gives_up_when_the_first_all_fail() -> None:
     assert one.suggest("5") == "FINISHED" and one.hopeless
 
 
+def test_gives_up_at_once_when_what_all_need_is_gone() -> None:
+    one = searcher(toy_space(), 20)
+    assert isinstance(one.suggest("0"), dict)
+    one.on_trial_complete("0", {"failure": "DeviceLostError: gone", "hopeless": True})
+    assert one.suggest("1") == "FINISHED" and one.hopeless
+
+
 # What is refused before anything runs
 
 
@@ -415,6 +423,22 @@ def test_a_search_ends_when_everything_fails(tmp_path: Path) -> None:
             PROVENANCE,
             tmp_path,
         )
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_search_ends_when_its_device_is_lost_and_keeps_what_it_has(tmp_path: Path) -> None:
+    def prepare() -> Any:
+        def evaluate(arch: Any) -> Evaluation:
+            if len(Ledger(tmp_path / "ledger").keys()) >= 3:
+                raise DeviceLostError("device pi/torch must be served, but its actors are lost")
+            return Evaluation(toy_metrics(arch))
+
+        return evaluate
+
+    ledger, some = Ledger(tmp_path / "ledger"), settings(evaluations=50, evaluators=1)
+    with pytest.raises(SearchError, match="but 1 failed, the last with DeviceLostError: device pi/torch"):
+        run(toy_space(), some, ledger, prepare, PROVENANCE, tmp_path)
+    assert len(ledger.read()) == 3
 
 
 SCRIPT = """
