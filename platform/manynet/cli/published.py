@@ -24,7 +24,7 @@ def import_set(
 ) -> None:
     """Import published latencies of real devices, for `manynet transfer`.
 
-    `fbnet:` is HELP's file of FBNet's nets, `hat:` HAT's transformers, `timm:` the `results` of timm. Writes a
+    `fbnet:` is HELP's file of FBNet's nets, `hat:` HAT's transformers, `timm:` the results of timm. Writes a
     ledger, and a table of latency for each device whose latencies are exactly sums over layers.
 
     Example: `manynet import fbnet:help_fbnet.npz runs/fbnet`

@@ -1,4 +1,4 @@
-"""Published sets of measured latencies, imported: what others measured becomes a ledger and tables of latency."""
+"""Published latencies, imported: what others measured becomes a ledger and tables of latency."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ _SOURCES = "fbnet:PATH, hat:FOLDER or timm:FOLDER"
 def import_published(source: str, folder: str | Path) -> Imported:
     """Turn a published set of latencies into a folder that ``manynet transfer`` reads.
 
-    The folder gets ``ledger/`` (a record an architecture), ``tables/<device>.json`` (for each device whose latency
-    is exactly a sum over choices), the licence files that lie beside the source, and, last, ``published.json``.
+    The folder gets ``ledger/`` (a record an architecture), ``tables/<device>.json`` (for each device whose
+    latency is exactly a sum over choices), the licence files that lie beside the source, and, last,
+    ``published.json``.
 
     Args:
-        source: ``fbnet:PATH`` (see :func:`manynet.published.fbnet.read_fbnet`), ``hat:FOLDER`` or ``timm:FOLDER``.
+        source: ``fbnet:PATH``, ``hat:FOLDER`` or ``timm:FOLDER``; modules of these names say what is there.
         folder: to write: new or empty; a local path or pyarrow address.
 
     Returns:
         What was imported, and what was left out.
 
     Raises:
-        PublishedError: for another source, a file that is not of its format, a device without one good time, or a
-            folder that holds something.
+        PublishedError: for another source, a file that is not of its format, a device without one good time,
+            or a folder that holds something.
         manynet.data.base.DataError: for a file that cannot be read.
     """
     check_folder(folder)

@@ -1,7 +1,7 @@
 """Is latency exactly a sum of one time an operator and layer, and if so, of which times?
 
-Such sums are how FBNet (arXiv 1812.03443) and ProxylessNAS (arXiv 1812.00332) model latency, and some published
-latencies are nothing else.
+Such sums are how FBNet (arXiv 1812.03443) and ProxylessNAS (arXiv 1812.00332) model latency, and some
+published latencies are nothing else.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def additivity(
 ) -> Additivity:
     """Fit a time for each option of each choice by least squares.
 
-    A constant could move between choices without a sum changing. It is put where the fastest option of every
-    choice takes 0 ms, and the table's ``network`` the rest: if any way leaves no time negative, this one does.
+    A constant could move between choices without a sum changing. Here the fastest option of every choice
+    takes 0 ms and the table's ``network`` the rest: if any way leaves no time negative, this one does.
 
     Args:
         device: its name.
@@ -89,7 +89,7 @@ def _one_hot(architectures: Sequence[Mapping[str, Choice]]) -> tuple[list[str], 
 def _shifted(keys: Sequence[str], fitted: Floats, negligible: float) -> tuple[Floats, float]:
     """Times whose smallest is 0 within each choice, and the constant that this leaves, both in ms."""
     rows, network = fitted.copy(), 0.0
-    for key in set(keys):
+    for key in dict.fromkeys(keys):
         own = np.array([other == key for other in keys])
         network += float(fitted[own].min())
         rows[own] -= fitted[own].min()

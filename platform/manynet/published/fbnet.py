@@ -1,8 +1,9 @@
 """Latencies of FBNet's nets, as measured for HELP (arXiv 2106.08630; the space is that of arXiv 1812.03443).
 
-One file of arrays (npz): ``arch`` (nets, layers), the index of each layer's operator; ``ops`` (operators,), their names;
-``latency_ms/<device>`` (nets,), milliseconds of a run. The end of a device's name, such as ``titan_rtx_32``, is the size
-of its batch where it is one of HELP's, and the milliseconds are those of the whole batch.
+One file of arrays (npz): ``arch`` (nets, layers), the index of each layer's operator; ``ops`` (operators,),
+their names; ``latency_ms/<device>`` (nets,), milliseconds of a run. A number that ends a device's name, as in
+``titan_rtx_32``, is its batch where it is one of HELP's (1, 32, 64, 256): the milliseconds are then of the
+whole batch.
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ def device_of(name: str) -> tuple[str, int]:
     """
     match = _BATCH.fullmatch(name)
     label, batch = (name, 1) if match is None or name == _PHONE else (match["device"], int(match["batch"]))
-    device = f"{label}/fbnet" if label == name else f"{label}/fbnet-batch{batch}"
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise PublishedError(f"devices must be named by letters, digits, '_', '.' and '-', but got {name!r}")
+    device = f"{label}/fbnet" if label == name else f"{label}/fbnet-batch{batch}"
     return str(DeviceName.parse(device)), batch
 
 
@@ -137,7 +138,8 @@ def _check(arrays: Mapping[str, NDArray[Any]], name: str) -> None:
     if len(wrong):
         net, layer = wrong[0].tolist()
         raise PublishedError(
-            f"arch must hold 0 to {len(ops) - 1}, indices of ops, but got {arch[net, layer]} at net {net}, layer {layer}"
+            f"arch must hold 0 to {len(ops) - 1}, indices of ops, "
+            f"but got {arch[net, layer]} at net {net}, layer {layer}"
         )
 
 

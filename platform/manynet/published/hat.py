@@ -1,8 +1,8 @@
 """Latencies of transformers for translation, as measured for HAT (arXiv 2005.14187).
 
-A folder of delimited text, a file for each task and device, such as ``wmt14ende_cpu_raspberrypi_all.csv``. Choices are
-given as HAT's predictors take them: of what differs from layer to layer, only the mean over layers is published.
-Latency is that of translating one sentence: encoder and decoder together.
+A folder of delimited text, a file for each task and device, such as ``wmt14ende_cpu_raspberrypi_all.csv``.
+Choices are given as HAT's predictors take them: of what differs from layer to layer, only the mean over
+layers is published. Latency is that of translating one sentence: encoder and decoder together.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _TIMES = ("latency_mean_encoder", "latency_mean_decoder", "latency_std_encoder",
 def read_hat(folder: str) -> PublishedSet:
     """Read the folder; files with other names are passed by.
 
-    A device becomes ``<device>/hat-<task>``: tasks differ in vocabulary and length, so that their times do not
-    compare. Deviations of encoder and decoder are taken as independent. Two nets that agree in all that is published
-    count as one: the first row stays, later ones are left out.
+    A device becomes ``<device>/hat-<task>``: tasks differ in vocabulary and length, so that their times do
+    not compare. Deviations of encoder and decoder are taken as independent. Two nets that agree in all that
+    is published count as one: the first row stays, later ones are left out.
 
     Raises:
         PublishedError: for a folder or file that is not of this format.

@@ -1,9 +1,10 @@
 """timm's published inference benchmarks and ImageNet results (github.com/huggingface/pytorch-image-models).
 
-A folder of delimited text: ``benchmark-infer-<precision>-<layout>-pt<version>-<cu<version> or cpu>-<device>.csv``, with
-``-dynamo`` at its end where torch.compile was used, and ``results-imagenet.csv``. A row's time is that of a step of the
-whole batch, at a batch that differs from row to row: the largest that fitted. So the latency of an example is the time
-of a step divided by its batch, which tells of throughput more than of waiting; each measurement keeps step and batch.
+A folder of delimited text: ``benchmark-infer-<precision>-<layout>-pt<version>-<cu<version> or
+cpu>-<device>.csv``, with ``-dynamo`` at its end where torch.compile was used, and ``results-imagenet.csv``. A
+row's time is that of a step of the whole batch, at a batch that differs from row to row. So the latency of an
+example is the time of a step divided by its batch, which tells of throughput more than of waiting; each
+measurement keeps step and batch.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from manynet.published.latencies import (
 _RESULTS = "results-imagenet.csv"
 _FILES = re.compile(r"benchmark-infer-.*\.csv|" + re.escape(_RESULTS))
 _NAME = re.compile(
-    r"benchmark-infer-(?P<precision>fp32|amp|amp_bf16|bf16|fp16)-(?P<layout>nchw|nhwc)-pt(?P<torch>\d+)-(?P<cuda>cu\d+|cpu)"
-    r"-(?P<device>[A-Za-z0-9_.]+)(?P<dynamo>-dynamo)?\.csv"
+    r"benchmark-infer-(?P<precision>fp32|amp|amp_bf16|bf16|fp16)-(?P<layout>nchw|nhwc)"
+    r"-pt(?P<torch>\d+)-(?P<cuda>cu\d+|cpu)-(?P<device>[A-Za-z0-9_.]+)(?P<dynamo>-dynamo)?\.csv"
 )
 _PRECISIONS = {"fp32": "float32"}
 _NUMBERS = ("infer_img_size", "infer_batch_size", "infer_step_time", "param_count")
@@ -50,11 +51,12 @@ class _Setting(NamedTuple):
 def read_timm(folder: str) -> PublishedSet:
     """Read the folder; files with other names, such as those of training, are passed by.
 
-    A device becomes ``<device>/<precision>-<layout>-pt<version>-<cuda>``, with ``-dynamo``. An architecture is a model's
-    name, without a tag, with its image size. Its accuracy is the best top-1 published for that name and size, whatever
-    it was pre-trained on; the record's details name that tag. Parameters and multiply-adds are rounded as published,
-    to 10 000 and 10 million, and taken from the row with most multiply-adds: some of timm's versions did not count the
-    products inside attention, others merged the branches of a network first.
+    A device becomes ``<device>/<precision>-<layout>-pt<version>-<cuda>``, with ``-dynamo``. An architecture
+    is a model's name, without a tag, with its image size. Its accuracy is the best top-1 published for that
+    name and size, whatever it was pre-trained on; the record's details name that tag. Parameters and
+    multiply-adds are rounded as published, to 10 000 and 10 million, and taken from the row with most
+    multiply-adds: some of timm's versions did not count the products inside attention, others merged a
+    network's branches first.
 
     Raises:
         PublishedError: for a folder or file that is not of this format.
@@ -89,8 +91,8 @@ def _setting(name: str) -> _Setting:
     match = _NAME.fullmatch(name)
     if match is None:
         raise PublishedError(
-            "timm's benchmarks must be named benchmark-infer-<precision>-<nchw or nhwc>-pt<version>-<cu<version> or cpu>"
-            f"-<device>.csv, but got {name}"
+            "timm's benchmarks must be named benchmark-infer-<precision>-<nchw or nhwc>-pt<version>"
+            f"-<cu<version> or cpu>-<device>.csv, but got {name}"
         )
     # Some files leave out what kind of card their four digits are.
     label = f"rtx{match['device']}" if match["device"].isdigit() else match["device"]
