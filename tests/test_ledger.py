@@ -151,6 +151,25 @@ def test_compaction_keeps_every_record_in_one_file(ledger: Ledger) -> None:
     assert len(files(ledger)) == 1 and len(ledger.read()) == 6
 
 
+def test_many_records_are_written_as_one_file(ledger: Ledger) -> None:
+    many = [record(width) for width in range(5)]
+    ledger.write_all(many)
+    assert len(files(ledger)) == 1 and ledger.read() == many
+    ledger.write_all([])
+    ledger.write(record(7))
+    later = record(3, metrics={"accuracy": 0.2}, created="2026-02-01T00:00:00.000000+00:00")
+    ledger.write_all([later])
+    assert len(files(ledger)) == 3 and later in ledger.read() and len(ledger.read()) == 6
+    assert ledger.compact() == 3
+    assert len(files(ledger)) == 1 and later in ledger.read() and len(ledger.read()) == 6
+
+
+def test_of_many_records_all_are_written_or_none(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match="details must be JSON"):
+        ledger.write_all([record(1), record(2, details={"object": object()})])
+    assert not Path(ledger.address).exists()
+
+
 def test_a_kill_within_compaction_leaves_no_record_twice(ledger: Ledger) -> None:
     for width in range(3):
         ledger.write(record(width))

@@ -114,6 +114,15 @@ class Ledger:
         """
         self._store(f"{record.key}.parquet", [record])
 
+    def write_all(self, records: Sequence[Record]) -> None:
+        """Write many records as one file: all of them or none; a record with the same key is replaced.
+
+        Raises:
+            LedgerError: a record holds what JSON cannot, or the folder cannot be written to.
+        """
+        if records:
+            self._store(_merged_name(records), records)
+
     def read(self) -> list[Record]:
         """All records, oldest first, one a key (the newest where a key was written twice); none of a new folder.
 
@@ -137,8 +146,7 @@ class Ledger:
         records, names = self._read_all()
         if len(names) < 2:
             return len(names)
-        digest = hashlib.sha256("".join(sorted(record.key for record in records)).encode()).hexdigest()[:16]
-        merged = f"compacted-{digest}.parquet"
+        merged = _merged_name(records)
         self._store(merged, records)
         for name in names:
             if name != merged:
@@ -217,6 +225,11 @@ def _plain(value: object) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _merged_name(records: Sequence[Record]) -> str:
+    digest = hashlib.sha256("".join(sorted(record.key for record in records)).encode()).hexdigest()[:16]
+    return f"compacted-{digest}.parquet"
 
 
 def _text(record: Record, column: str) -> str:

@@ -13,6 +13,7 @@ from rich.logging import RichHandler
 from manynet.cli import studies
 from manynet.cli.convert import convert
 from manynet.cli.devices import devices
+from manynet.cli.published import import_set
 from manynet.cli.rank import rank
 from manynet.errors import ManynetError
 
@@ -30,6 +31,8 @@ Whatever stops it, `manynet resume FOLDER` goes on.
 )
 for command in (studies.run, studies.resume, studies.best, studies.report, devices, convert, rank):
     app.command()(command)
+# Python keeps the word for itself, so no function can have the command's name.
+app.command("import")(import_set)
 
 
 def main() -> None:

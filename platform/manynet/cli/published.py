@@ -1,0 +1,60 @@
+"""The command that imports published latencies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from manynet.published import Imported
+
+
+def import_set(
+    source: Annotated[
+        str,
+        typer.Argument(help="`fbnet:PATH` (npz), `hat:FOLDER` or `timm:FOLDER` (csv).", show_default=False),
+    ],
+    folder: Annotated[
+        str, typer.Argument(help="New folder to write, or its filesystem address.", show_default=False)
+    ],
+) -> None:
+    """Import published latencies of real devices, for `manynet transfer`.
+
+    `fbnet:` is HELP's file of FBNet's nets, `hat:` HAT's transformers, `timm:` the results of timm. Writes a
+    ledger, and a table of latency for each device whose latencies are exactly sums over layers.
+
+    Example: `manynet import fbnet:help_fbnet.npz runs/fbnet`
+    """
+    from manynet.published import import_published
+
+    imported = import_published(source, folder)
+    console = Console()
+    console.print(_table(imported))
+    metric = (
+        f"{imported.with_metric:,} of them with {imported.metric}" if imported.metric else "latencies alone"
+    )
+    console.print(f"{imported.nets:,} architectures, {metric}: {folder}", markup=False, soft_wrap=True)
+    for one in imported.devices:
+        if one.left_out:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in one.left_out.items())
+            console.print(f"left out of {one.device}: {reasons}", markup=False, soft_wrap=True)
+
+
+def _table(imported: Imported) -> Table:
+    sums = any(one.additivity for one in imported.devices)
+    table = Table(title=f"{imported.name}: latency of one example, ms")
+    table.add_column("device", overflow="fold")
+    for name in ("nets", "fastest", "slowest"):
+        table.add_column(name, justify="right")
+    if sums:
+        table.add_column("a sum over layers?")
+    for one in imported.devices:
+        verdict = [one.additivity.verdict] if one.additivity else []
+        table.add_row(
+            escape(one.device), f"{one.nets:,}", f"{one.fastest:.3g}", f"{one.slowest:.3g}", *verdict
+        )
+    return table
