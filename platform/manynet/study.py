@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -25,13 +25,18 @@ from manynet.handover import TEST, Handover, anchor_settings, winner_settings
 from manynet.ledger import Kind, Ledger, Record
 from manynet.ranking import FEWEST, RankingQuality, kendall
 from manynet.report import ReportContent, write_report
+from manynet.scoring import Latency
 from manynet.search import SearchError, check, provenance, search, wanted
 from manynet.selection import anchors, winners
 from manynet.settings import FinalistsSettings, SearchSettings, Settings, TrainSettings
-from manynet.space import SearchSpace, described
+from manynet.space import Architecture, SearchSpace, described
 from manynet.storage import absolute, exists, read_bytes, write_bytes
 from manynet.subnet import cost, extract
 from manynet.training import Trained
+from manynet.transfer import Transfer
+from manynet.transfer_measuring import Measure
+from manynet.transfer_runs import transfer_search
+from manynet.transfer_runs import write as write_transfer
 
 logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=Settings)
@@ -194,6 +199,31 @@ class Study:
                 measured = pool.measure(subnet, self.space.example(job.arch, batch=1))
                 self.ledger.write(handover.finalist(subnet, measured, self.folder))
 
+    def transfer(self, source: str, targets: Sequence[str] = (), subnets: int = 200) -> Transfer:
+        """Whether the front found for one device holds on others; see :class:`manynet.transfer.Transfer`.
+
+        Measures what the search did not, and writes ``transfer.json`` and ``transfer.html``. Every measurement is
+        in the ledger at once: stopped and called again, it goes on.
+
+        Args:
+            source: device the front was found for, with its tool: ``host/torch``. It may be new to the search.
+            targets: other devices; by default those that the search measured.
+            subnets: how many are measured at most: the front, then others evenly spaced by rank of latency.
+
+        Raises:
+            StudyError: the search has not run.
+            TransferError: devices are no different ones, or too few subnets could be measured.
+            DeviceError: a name is misspelt, or its device cannot be had.
+        """
+        records = self._evaluations()
+        if not records:
+            raise StudyError("transfer needs search to have run, but the ledger holds no evaluation of it")
+        metric = self.space.task.metric
+        found = transfer_search(records, source, targets, metric, subnets, self.ledger, self._measuring)
+        facts = {"space": self.space.name, "data": self.data.name, "evaluated": f"{len(records):,}"}
+        write_transfer(self.folder, found, Path(self.folder).name, facts)
+        return found
+
     def supernet(self) -> nn.Module:
         """The supernet with its trained weights, on the CPU and in evaluation mode.
 
@@ -218,7 +248,8 @@ class Study:
         task = self.space.task
         column = task.metric if column is None else column
         conditions = parse_conditions(where) if where else []
-        records = [r for r in self.ledger.read() if r.kind != "anchor" and r.space == self.space.digest]
+        subnets = ("evaluation", "finalist")
+        records = [r for r in self.ledger.read() if r.kind in subnets and r.space == self.space.digest]
         columns = list(dict.fromkeys(name for record in records for name in record.metrics))
         for name in [column, *(condition.column for condition in conditions)]:
             if name not in columns:
@@ -369,6 +400,25 @@ class Study:
         connect(self._device_names())
         with DevicePool(self._device_names()) as pool:
             yield pool
+
+    @contextmanager
+    def _measuring(self, names: Sequence[str]) -> Iterator[Measure]:
+        """What measures an architecture on any of ``names``, each a pool of its own: one's failure is no other's."""
+        connect(names)
+        for name in names:
+            _check_device(name)
+        network = self.supernet()
+        with ExitStack() as stack:
+            pools = {name: stack.enter_context(DevicePool([name])) for name in names}
+
+            def measure(arch: Architecture, wanted: Sequence[str]) -> dict[str, Latency]:
+                example = self.space.example(arch, batch=1)
+                # Extracting is work: under the lease, no measurement on this host meets it.
+                with pools[wanted[0]].lease():
+                    subnet = extract(network, arch, example, share=True)
+                return {name: pools[name].measure(subnet, example)[name] for name in wanted}
+
+            yield measure
 
     def _settings(self, step: str, model: type[S]) -> S:
         settings = getattr(self.experiment, step)
