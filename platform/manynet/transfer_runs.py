@@ -97,15 +97,9 @@ def transfer_search(
     selected = chosen(records, source, metric, subnets)
     merged = {record.key: record for record in with_measurements(records, ledger.read())}
     wanted = [merged[record.key] for record in selected]
-    missing = [name for name in (source, *targets) if any(LATENCY + name not in r.metrics for r in wanted)]
-    outcomes: dict[str, Outcome] = {}
-    if missing:
-        with open_devices(missing) as measure:
-            outcomes = measure_missing(wanted, missing, measure, ledger)
-        ledger.compact()
+    failures = notes.failures(_measure(wanted, [source, *targets], ledger, open_devices))
     known = with_measurements(records, ledger.read())
     kept = [name for name in targets if name in comparable(known, source)]
-    failures = notes.failures(outcomes)
     if not kept:
         why = f"; {failures[0]}" if failures else ""
         raise TransferError(
@@ -135,6 +129,18 @@ def write(folder: str | Path, transfer: Transfer, title: str, facts: Mapping[str
     """
     write_bytes(f"{folder}/transfer.json", json.dumps(transfer.to_dict(), indent=1).encode())
     write_bytes(f"{folder}/transfer.html", transfer_page(title, transfer, facts).encode())
+
+
+def _measure(
+    records: Sequence[Record], names: Sequence[str], ledger: Ledger, open_devices: Open
+) -> dict[str, Outcome]:
+    missing = [name for name in names if any(LATENCY + name not in r.metrics for r in records)]
+    if not missing:
+        return {}
+    with open_devices(missing) as measure:
+        outcomes = measure_missing(records, missing, measure, ledger)
+    ledger.compact()
+    return outcomes
 
 
 def _check(source: str, targets: Sequence[str], subnets: int) -> None:

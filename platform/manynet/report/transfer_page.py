@@ -69,10 +69,10 @@ def _targets(transfer: Transfer) -> Section:
     note = "Kendall's tau-b of the latencies, with 95% bootstrap intervals."
     if transfer.metric is not None:
         note += (
-            f" Loss: for each member of a device's own front, its {escape(transfer.metric)} minus the best of the front "
-            f"found on {escape(transfer.source)} that is as fast there; members faster than all of that front are not "
-            "reached. Fronts are chosen on the same noisy figures that they are compared by, so a small loss is no "
-            "evidence of a difference."
+            f" Both fronts are over the subnets measured on both devices. Loss: for each member of a device's own "
+            f"front, its {escape(transfer.metric)} minus the best of the front found on {escape(transfer.source)} that is "
+            "as fast there; members faster than all of that front are not reached. Fronts are chosen on the same noisy "
+            "figures that they are compared by, so a small loss is no evidence of a difference."
         )
     rows = [cells(target, transfer.metric) for target in transfer.targets]
     return Section("targets", f"From {transfer.source} to", note, _table(head(transfer.metric), rows))
