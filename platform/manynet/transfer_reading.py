@@ -25,7 +25,7 @@ def reading(transfer: Transfer) -> str:
 def verdict(tau: RankingQuality | None) -> str:
     """What an interval supports, as a phrase that a list of devices follows."""
     if tau is None or tau.count < FEWEST_CONVINCING:
-        return "has too few members to tell on"
+        return "has too few members to tell its order on"
     if tau.low >= KEPT:
         return "keeps its order on"
     if tau.low > 0 and tau.high < LITTLE:
@@ -56,14 +56,13 @@ def _order(transfer: Transfer) -> str:
 
 
 def _devices(members: Sequence[tuple[str, RankingQuality | None]]) -> str:
-    known = [tau.tau for _, tau in members if tau is not None]
+    known = [tau.tau for _, tau in members if tau is not None and tau.count >= FEWEST_CONVINCING]
+    if not known:
+        # Of too few members tau says nothing, so it is not said.
+        return _joined([name for name, _ in members]) if len(members) <= NAMED else f"{len(members)} devices"
     if len(members) <= NAMED:
-        return _joined([f"{name} (tau {tau.tau:.2f})" if tau else name for name, tau in members])
-    return (
-        f"{len(members)} devices (tau {min(known):.2f} to {max(known):.2f})"
-        if known
-        else f"{len(members)} devices"
-    )
+        return _joined([f"{name} (tau {tau:.2f})" for (name, _), tau in zip(members, known, strict=True)])
+    return f"{len(members)} devices (tau {min(known):.2f} to {max(known):.2f})"
 
 
 def _losses(transfer: Transfer, metric: str) -> str:

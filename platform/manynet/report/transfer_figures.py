@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from manynet.conditions import LATENCY
@@ -16,6 +17,7 @@ from manynet.transfer import Target, Transfer, pareto_front, with_columns
 
 OWN, FOUND = COLOURS[0], COLOURS[1]
 CHOICES = 6
+MOST_NAMED = 2_000
 # tau of useful orders is 0.5 to 1: most of the scale's range of colour is spent there; below 0 is another hue.
 SCALE = ((0.0, "#c2410c"), (0.5, "#fff7ed"), (0.75, "#dbeafe"), (0.9, "#60a5fa"), (1.0, "#1e40af"))
 
@@ -45,13 +47,15 @@ def latencies(transfer: Transfer, target: Target) -> go.Figure:
     source, device = transfer.source, target.device
     both = with_columns(transfer.records, LATENCY + source, LATENCY + device)
     figure = go.Figure()
+    # Thousands of architectures as text would be most of the page.
+    named = len(both) <= MOST_NAMED
     figure.add_scatter(
-        x=[record.metrics[LATENCY + source] for record in both],
-        y=[record.metrics[LATENCY + device] for record in both],
+        x=np.array([record.metrics[LATENCY + source] for record in both]),
+        y=np.array([record.metrics[LATENCY + device] for record in both]),
         mode="markers",
         marker={"color": OWN, "size": 5, "opacity": 0.5},
-        text=[_choices(record) for record in both],
-        hovertemplate="%{x:.3g} ms, %{y:.3g} ms<br>%{text}<extra></extra>",
+        text=[_choices(record) for record in both] if named else None,
+        hovertemplate=f"%{{x:.3g}} ms, %{{y:.3g}} ms{'<br>%{text}' if named else ''}<extra></extra>",
     )
     figure.update_layout(
         **layout(340),
