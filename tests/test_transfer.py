@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +134,13 @@ def test_the_reading_claims_only_what_intervals_support() -> None:
     assert verdict(RankingQuality(0.95, 0.6, 1.0, 9)).startswith("keeps at least part")
     assert verdict(RankingQuality(0.6, 0.3, 0.7, 9)).startswith("keeps part")
     assert verdict(RankingQuality(0.2, 0.1, 0.3, 9)).startswith("keeps little")
-    assert verdict(RankingQuality(0.3, -0.1, 0.6, 9)).startswith("has no order that differs from chance")
+    assert verdict(RankingQuality(0.3, -0.1, 0.6, 9)).startswith("shows no order that could be told")
     assert verdict(RankingQuality(-0.6, -0.9, -0.1, 9)).startswith("reverses")
     assert verdict(RankingQuality(1.0, 1.0, 1.0, 4)).startswith("has too few members")
     found = compare(KNOWN, A, [B], "accuracy")
     # Four members of the front are too few to speak of an order, so all six subnets are judged.
     assert reading(found) == (
-        "The set of subnets measured on host/torch has no order that differs from chance on host/onnxruntime "
+        "The set of subnets measured on host/torch shows no order that could be told from chance on host/onnxruntime "
         f"(tau {found.targets[0].tau.tau:.2f}). At equal latency the front found on host/torch costs 4.0 points of "
         "accuracy on host/onnxruntime (16.0 points at most), against the front found for the device itself."
     )
@@ -150,6 +151,13 @@ def test_the_reading_claims_only_what_intervals_support() -> None:
         in said
     )
     assert "costs nothing on host/onnxruntime" in said
+    five = [f"host/torch?threads={n}" for n in range(2, 7)]
+    alike = [
+        replace(r, metrics=r.metrics | {f"latency@{name}": r.metrics[f"latency@{A}"] for name in five})
+        for r in records
+    ]
+    said = reading(compare(alike, A, five, "accuracy"))
+    assert "keeps its order on 5 devices (tau 1.00 to 1.00)" in said and "costs nothing on 5 devices" in said
     assert reading(compare(records, A, [B], None)).count(".") == 2
 
 

@@ -32,7 +32,7 @@ def verdict(tau: RankingQuality | None) -> str:
         return "keeps little of its order on"
     if tau.low > 0:
         return f"keeps {'part' if tau.high < KEPT else 'at least part'} of its order on"
-    return "reverses its order on" if tau.high < 0 else "has no order that differs from chance on"
+    return "reverses its order on" if tau.high < 0 else "shows no order that could be told from chance on"
 
 
 def points(metric: str, value: float | None) -> str:
@@ -70,7 +70,10 @@ def _losses(transfer: Transfer, metric: str) -> str:
     found = f"the front found on {transfer.source}"
     if not compared:
         return f"No loss can be told: {found} is slower than every member of each device's own front."
-    if len(compared) > NAMED:
+    if not any(loss.largest for _, loss in compared):
+        names = [name for name, _ in compared]
+        costs = f"nothing on {_joined(names) if len(names) <= NAMED else f'{len(names)} devices'}"
+    elif len(compared) > NAMED:
         ordered = sorted(compared, key=lambda pair: _mean(pair[1]))
         (best, least), (worst, most) = ordered[0], ordered[-1]
         costs = (
