@@ -125,7 +125,7 @@ def test_what_json_cannot_hold_is_refused_before_anything_is_written(ledger: Led
     with pytest.raises(LedgerError, match="details must be JSON, but got .*object is not JSON"):
         ledger.write(record(details={"object": object()}))
     with pytest.raises(
-        LedgerError, match="kind must be one of evaluation, anchor, finalist, but got 'guess'"
+        LedgerError, match="kind must be one of evaluation, anchor, finalist, measurement, but got 'guess'"
     ):
         record(kind="guess")
     assert not Path(ledger.address).exists()

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from manynet.errors import ManynetError
 from manynet.storage import absolute, locate
 
-Kind: TypeAlias = Literal["evaluation", "anchor", "finalist"]
+Kind: TypeAlias = Literal["evaluation", "anchor", "finalist", "measurement"]
 
 _JSON = ("architecture", "metrics", "measurements", "details")
 _ATTEMPTS = 5
@@ -46,7 +46,8 @@ class Record:
 
     Attributes:
         key: digest of what was evaluated and how: see ``record_key``.
-        kind: ``evaluation`` (with shared weights), ``anchor`` (trained alone) or ``finalist``.
+        kind: ``evaluation`` (with shared weights), ``anchor`` (trained alone), ``finalist``, or ``measurement``
+            (a latency alone, of an architecture that was evaluated before).
         space, weights, data: digests of the search space, the supernet's weights and the data set.
         architecture: the canonical architecture.
         protocol: what else decides the score: split, limits, calibration.

@@ -63,7 +63,9 @@ class Correlation:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def kendall(shared: Sequence[float], alone: Sequence[float], seed: int = 0) -> RankingQuality:
+def kendall(
+    shared: Sequence[float], alone: Sequence[float], seed: int = 0, resamples: int = RESAMPLES
+) -> RankingQuality:
     """Kendall's tau-b between scores with shared weights and scores of the same architectures trained alone.
 
     The interval is the 2.5th to 97.5th percentile of tau over bootstrap resamples of the architectures (Efron &
@@ -74,13 +76,14 @@ def kendall(shared: Sequence[float], alone: Sequence[float], seed: int = 0) -> R
         shared: (n,) scores with shared weights.
         alone: (n,) scores trained alone, in the same order.
         seed: of the resampling.
+        resamples: how many; time grows with them and with n squared.
 
     Raises:
         RankingError: the lengths differ, n < 3, or a score is not finite.
     """
     scores = _checked(shared, alone)
     tau = float(np.nan_to_num(stats.kendalltau(*scores).statistic))
-    low, high = np.percentile(_resampled_tau(scores, _counts(len(shared), seed)), [2.5, 97.5])
+    low, high = np.percentile(_resampled_tau(scores, _counts(len(shared), seed, resamples)), [2.5, 97.5])
     return RankingQuality(tau, float(low), float(high), len(shared))
 
 
@@ -103,9 +106,9 @@ def _checked(shared: Sequence[float], alone: Sequence[float]) -> NDArray[np.floa
     return scores
 
 
-def _counts(count: int, seed: int) -> NDArray[np.float64]:
-    """How often each resample drew each architecture: (RESAMPLES, n)."""
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+def _counts(count: int, seed: int, resamples: int = RESAMPLES) -> NDArray[np.float64]:
+    """How often each resample drew each architecture: (resamples, n)."""
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
     return draws.astype(np.float64)
 
 
@@ -127,7 +130,7 @@ def _weighted_pearson(scores: NDArray[np.float64], counts: NDArray[np.float64]) 
 
 
 def _resampled_tau(scores: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """tau-b of each resample: (RESAMPLES,).
+    """tau-b of each resample: (R,).
 
     A resample is how often it drew each architecture, c. With s the signs of all differences of one score, its
     concordant less discordant pairs are c'(s1 * s2)c / 2, and its untied pairs of one score c'(s * s)c / 2.

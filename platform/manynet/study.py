@@ -17,7 +17,7 @@ from manynet.baseline import fit_baseline
 from manynet.cluster import connect
 from manynet.conditions import Condition, Objective, check_columns, latency_devices, parse_conditions
 from manynet.data import Data
-from manynet.devices import DeviceError, DeviceName, DevicePool, MeasurementError
+from manynet.devices import DeviceError, DeviceName, DevicePool, Measurement, MeasurementError
 from manynet.devices.journal import Journal, Status
 from manynet.errors import ManynetError
 from manynet.evaluation import Inputs
@@ -35,6 +35,10 @@ from manynet.space import Architecture, SearchSpace, described
 from manynet.storage import absolute, exists, read_bytes, write_bytes
 from manynet.subnet import Subnet, cost, extract
 from manynet.training import Trained
+from manynet.transfer import Transfer
+from manynet.transfer_measuring import Measure
+from manynet.transfer_runs import transfer_search
+from manynet.transfer_runs import write as write_transfer
 
 logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=Settings)
@@ -199,6 +203,31 @@ class Study:
                 measured = latency.measured(subnet, self.space.example(job.arch, batch=1))
                 self.ledger.write(handover.finalist(subnet, measured, self.folder))
 
+    def transfer(self, source: str, targets: Sequence[str] = (), subnets: int = 200) -> Transfer:
+        """Whether the front found for one device holds on others; see :class:`manynet.transfer.Transfer`.
+
+        Measures what the search did not, and writes ``transfer.json`` and ``transfer.html``. Every measurement is
+        in the ledger at once: stopped and called again, it goes on.
+
+        Args:
+            source: device the front was found for, with its tool: ``host/torch``. It may be new to the search.
+            targets: other devices; by default those that the search measured.
+            subnets: how many are measured at most: the front, then others evenly spaced by rank of latency.
+
+        Raises:
+            StudyError: the search has not run.
+            TransferError: devices are no different ones, or too few subnets could be measured.
+            DeviceError: a name is misspelt, or its device cannot be had.
+        """
+        records = self._evaluations()
+        if not records:
+            raise StudyError("transfer needs search to have run, but the ledger holds no evaluation of it")
+        metric = self.space.task.metric
+        found = transfer_search(records, source, targets, metric, subnets, self.ledger, self._measuring)
+        facts = {"space": self.space.name, "data": self.data.name, "evaluated": f"{len(records):,}"}
+        write_transfer(self.folder, found, Path(self.folder).name, facts)
+        return found
+
     def supernet(self) -> nn.Module:
         """The supernet with its trained weights, on the CPU and in evaluation mode.
 
@@ -223,7 +252,8 @@ class Study:
         task = self.space.task
         column = task.metric if column is None else column
         conditions = parse_conditions(where) if where else []
-        records = [r for r in self.ledger.read() if r.kind != "anchor" and r.space == self.space.digest]
+        subnets = ("evaluation", "finalist")
+        records = [r for r in self.ledger.read() if r.kind in subnets and r.space == self.space.digest]
         columns = list(dict.fromkeys(name for record in records for name in record.metrics))
         for name in [column, *(condition.column for condition in conditions)]:
             if name not in columns:
@@ -391,6 +421,24 @@ class Study:
         """A subnet with random weights, which take as long as any, and its example input."""
         example = self.space.example(arch, batch=1)
         return extract(self.space.build().eval(), arch, example), example
+
+    @contextmanager
+    def _measuring(self, names: Sequence[str]) -> Iterator[Measure]:
+        """What measures an architecture on any of ``names``."""
+        connect(names)
+        latencies.check(self.space, _canonical(names), SearchSettings())
+        network = self.supernet()
+        with DevicePool(names) as pool:
+            pool.refer(*self._untrained(self.space.sample(seed=0)))
+
+            def measure(arch: Architecture, wanted: Sequence[str]) -> dict[str, Measurement]:
+                example = self.space.example(arch, batch=1)
+                # Extracting is work: under the lease, no measurement on this host meets it.
+                with pool.lease():
+                    subnet = extract(network, arch, example, share=True)
+                return pool.measure(subnet, example, wanted)
+
+            yield measure
 
     def _settings(self, step: str, model: type[S]) -> S:
         settings = getattr(self.experiment, step)
