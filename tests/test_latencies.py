@@ -14,6 +14,7 @@ from manynet.errors import ManynetError
 from manynet.forecaster import FIRST
 from manynet.latency_table import LatencyTable
 from manynet.settings import SearchSettings
+from manynet.study_devices import told
 
 PREDICTED, LOOKED_UP = "host/torch?source=predicted", "board/torch?source=table"
 
@@ -121,9 +122,7 @@ def test_the_report_tells_them_apart(study: mn.Study) -> None:
 
 
 def test_a_study_tells_how_its_devices_were(study: mn.Study) -> None:
-    from manynet.study import devices_of
-
-    (status,) = devices_of(study.folder)
+    (status,) = told(study.folder)
     assert status.device == "host/torch"
     assert status.measured >= 2
     assert json.loads((Path(study.folder) / "devices.json").read_text())["references"]["host/torch"] > 0

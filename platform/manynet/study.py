@@ -4,47 +4,39 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
 from torch import nn
 
-from manynet import latencies, reference, training
+from manynet import latencies, reference, study_devices, training
 from manynet.baseline import fit_baseline
 from manynet.cluster import connect
 from manynet.conditions import Condition, Objective, check_columns, latency_devices, parse_conditions
 from manynet.data import Data
-from manynet.devices import DeviceError, DeviceName, DevicePool, Measurement, MeasurementError
-from manynet.devices.journal import Journal, Status
 from manynet.errors import ManynetError
-from manynet.evaluation import Inputs
 from manynet.experiment import Experiment, parse_experiment, takes, variants
 from manynet.fitting import fit_together
 from manynet.handover import TEST, Handover, anchor_settings, winner_settings
-from manynet.latencies import Latencies
 from manynet.ledger import Kind, Ledger, Record
 from manynet.ranking import FEWEST, RankingQuality, kendall
 from manynet.report import ReportContent, write_report
-from manynet.search import SearchError, check, provenance, search, wanted
+from manynet.search import check, provenance, search, wanted
 from manynet.selection import anchors, winners
 from manynet.settings import FinalistsSettings, SearchSettings, Settings, TrainSettings
-from manynet.space import Architecture, SearchSpace, described
+from manynet.space import SearchSpace, described
 from manynet.storage import absolute, exists, read_bytes, write_bytes
-from manynet.subnet import Subnet, cost, extract
+from manynet.subnet import cost
 from manynet.training import Trained
 from manynet.transfer import Transfer
-from manynet.transfer_measuring import Measure
 from manynet.transfer_runs import transfer_search
 from manynet.transfer_runs import write as write_transfer
 
 logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=Settings)
 EXPERIMENT = "experiment.yaml"
-DEVICES = "devices.json"
-"""How the devices of a search are; see :mod:`manynet.devices.journal`."""
 FILES = ("arch.json", "weights.safetensors", "model.onnx", "model.pt2")
 
 
@@ -152,8 +144,9 @@ class Study:
         self._begin("search", settings)
         if len(self._evaluations()) >= settings.evaluations:
             return
-        with self._latencies(settings, latencies.measuring) as latency:
-            self._check_latency(latency, settings)
+        asked = self._device_names(settings)
+        with study_devices.opened(self.space, asked, settings, self.folder, self._evaluations()) as latency:
+            study_devices.check_limits(latency, self._wanted(settings)[1])
             search(
                 self.space,
                 training.load_weights(trained.weights),
@@ -191,7 +184,11 @@ class Study:
         done = self.ledger.keys()
         if {job.key for job in [*anchoring, *winning]} <= done:
             return
-        with self._latencies(self._settings("search", SearchSettings), latencies.served) as latency:
+        searched = self._settings("search", SearchSettings)
+        asked = self._device_names(searched)
+        with study_devices.opened(
+            self.space, asked, searched, self.folder, records, latencies.served
+        ) as latency:
             trained = training.train_subnets(
                 [*anchoring, *winning], self.space, self.data, f"{self.folder}/subnets"
             )
@@ -223,7 +220,8 @@ class Study:
         if not records:
             raise StudyError("transfer needs search to have run, but the ledger holds no evaluation of it")
         metric = self.space.task.metric
-        found = transfer_search(records, source, targets, metric, subnets, self.ledger, self._measuring)
+        devices = partial(study_devices.measuring, self.space, self.supernet())
+        found = transfer_search(records, source, targets, metric, subnets, self.ledger, devices)
         facts = {"space": self.space.name, "data": self.data.name, "evaluated": f"{len(records):,}"}
         write_transfer(self.folder, found, Path(self.folder).name, facts)
         return found
@@ -358,8 +356,7 @@ class Study:
             training.check(settings, "supernet")
         elif isinstance(settings, SearchSettings):
             check(self.space, settings)
-            connect(self._device_names(settings))
-            latencies.check(self.space, _canonical(self._device_names(settings)), settings)
+            study_devices.check(self.space, self._device_names(settings), settings)
 
     def _check_finalists(self, settings: FinalistsSettings) -> None:
         training.check(winner_settings(settings), "subnet")
@@ -371,26 +368,6 @@ class Study:
                 f"but {self.space.name!r} is bound to none"
             )
 
-    def _check_latency(self, latency: Latencies, settings: SearchSettings) -> None:
-        """Refuse a latency that even the smallest subnet does not reach, by measuring it."""
-        limits = [
-            c
-            for c in self._wanted(settings)[1]
-            if c.column.startswith("latency@") and c.operator in ("<", "<=")
-        ]
-        if not limits:
-            return
-        try:
-            measured = latency.measured(*self._untrained(self.space.smallest))
-        except MeasurementError as error:
-            # Others may be measured all the same: a tool need not know every operator.
-            logger.warning("the smallest subnet tells nothing of the limits on latency: %s", error)
-            return
-        for limit in limits:
-            reached = measured[limit.column.removeprefix("latency@")].milliseconds
-            if reached > limit.bound:
-                raise SearchError(f"{limit} cannot be met: the smallest subnet takes {reached:.3g} ms")
-
     def _device_names(self, settings: SearchSettings | None = None) -> list[str]:
         settings = settings or self.experiment.search
         if settings is None:
@@ -400,45 +377,6 @@ class Study:
 
     def _wanted(self, settings: SearchSettings) -> tuple[list[Objective], list[Condition]]:
         return wanted(settings, self.space.task)
-
-    @contextmanager
-    def _latencies(
-        self, settings: SearchSettings, devices: Callable[[list[DeviceName]], list[str]]
-    ) -> Iterator[Latencies]:
-        """What gives latencies, with the ``devices`` of the names that are asked for."""
-        asked = self._device_names(settings)
-        names = _canonical(asked)
-        connect(asked)
-        journal = f"{self.folder}/{DEVICES}"
-        with DevicePool(devices(names), isolate=settings.isolate, journal=journal) as pool:
-            if pool.names:
-                pool.refer(*self._untrained(self.space.sample(seed=0)))
-            tables = latencies.tables(names, settings)
-            forecasters = latencies.forecasters(self.space, names, settings, self._evaluations())
-            yield Latencies(self.space, names, pool, tables, forecasters)
-
-    def _untrained(self, arch: Architecture) -> tuple[Subnet, Inputs]:
-        """A subnet with random weights, which take as long as any, and its example input."""
-        example = self.space.example(arch, batch=1)
-        return extract(self.space.build().eval(), arch, example), example
-
-    @contextmanager
-    def _measuring(self, names: Sequence[str]) -> Iterator[Measure]:
-        """What measures an architecture on any of ``names``."""
-        connect(names)
-        latencies.check(self.space, _canonical(names), SearchSettings())
-        network = self.supernet()
-        with DevicePool(names) as pool:
-            pool.refer(*self._untrained(self.space.sample(seed=0)))
-
-            def measure(arch: Architecture, wanted: Sequence[str]) -> dict[str, Measurement]:
-                example = self.space.example(arch, batch=1)
-                # Extracting is work: under the lease, no measurement on this host meets it.
-                with pool.lease():
-                    subnet = extract(network, arch, example, share=True)
-                return pool.measure(subnet, example, wanted)
-
-            yield measure
 
     def _settings(self, step: str, model: type[S]) -> S:
         settings = getattr(self.experiment, step)
@@ -492,25 +430,3 @@ def recorded(folder: str | Path) -> Experiment:
     if not exists(address):
         raise StudyError(f"a study's folder must hold {EXPERIMENT}, but got {str(folder)!r}")
     return parse_experiment(read_bytes(address).decode(), address)
-
-
-def devices_of(folder: str | Path) -> Sequence[Status]:
-    """How the devices of a study's search are now, or were at its end.
-
-    Raises:
-        StudyError: when the folder holds none.
-    """
-    address = f"{folder}/{DEVICES}"
-    if not exists(address):
-        raise StudyError(
-            f"a study that measured latency must hold {DEVICES}, but got {str(folder)!r}, which holds none"
-        )
-    return Journal.read(address).devices
-
-
-def _canonical(texts: Sequence[str]) -> list[DeviceName]:
-    names = [DeviceName.parse(text) for text in texts]
-    for name, text in zip(names, texts, strict=True):
-        if str(name) != text:
-            raise DeviceError(f"a device must be spelled {str(name)!r}, but got {text!r}")
-    return names

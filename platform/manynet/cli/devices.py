@@ -37,9 +37,9 @@ def devices(
     latencies are predicted, with `source=table` they are sums of a table's.
     """
     if folder is not None:
-        from manynet.study import devices_of
+        from manynet.study_devices import told
 
-        Console().print(_at_work(devices_of(folder)))
+        Console().print(_at_work(told(folder)))
         return
     from manynet.cluster import connect
     from manynet.devices import list_devices, running
