@@ -79,7 +79,7 @@ def measure_table(
         tool: that measures, with its settings, for people.
         points: operations that are measured of a family.
         subnets: that are measured whole, random ones of seeds from 0; with none, nothing is fitted.
-        told: is told before each measurement.
+        told: is told before each measurement, and after the last.
 
     Raises:
         LatencyTableError: when a layer does not note its input, or the device cannot measure an operation.
@@ -101,7 +101,6 @@ def measure_table(
         interpolated=_interpolated(grouped, measured),
     )
     wholes = measure_subnets(space, measure, range(subnets), lambda done, _: told(len(timed) + done, total))
-    told(total, total)
     return fitted(table, space, wholes) if wholes else table
 
 
@@ -121,6 +120,7 @@ def measure_subnets(
         example = space.example(arch, 1)
         subnet = extract(network, arch, example, share=True)
         found.append(Whole(arch, _checked(f"subnet {space.key(arch)}", measure, subnet, example)))
+    told(len(seeds), len(seeds))
     return found
 
 
