@@ -15,12 +15,13 @@ from torch import nn
 
 import manynet as mn
 from manynet import elastic
+from manynet.devices import MeasurementError
 from manynet.elastic.count import Expectation
 from manynet.elastic.recorder import Recorder
 from manynet.latency_table import LatencyTable
-from manynet.operations import LatencyTableError, Operation, calls
-from manynet.table_timing import measure_table
-from search_spaces import dmasking, vit
+from manynet.operations import LatencyTableError, Operation, calls, every_operation
+from manynet.table_timing import alone, here, measure_table
+from search_spaces import dmasking, nasrec, pit, vit
 
 SPACE = dmasking.space(
     "mini",
@@ -78,7 +79,7 @@ def test_a_decided_architecture_takes_the_sum_of_what_it_runs(table: LatencyTabl
     with torch.no_grad(), Recorder() as recorder:
         subnet(*SPACE.example(SPACE.smallest, 1))
     names = [
-        str(Operation(layer.form(), tuple(use.sizes.items()), use.input))  # type: ignore[operator, arg-type]
+        str(Operation(layer.form(use.geometry), tuple(use.sizes.items()), use.input))  # type: ignore[operator, arg-type]
         for layer, uses in recorder.uses.items()
         for use in uses
     ]
@@ -175,11 +176,40 @@ def test_a_file_that_is_cut_off_or_missing_is_refused(table: LatencyTable, tmp_p
         LatencyTable.read(tmp_path / "none.json")
 
 
+class Silent(elastic.Elastic):
+    """A layer that costs something, and does not say on which input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.new_empty(x.shape) if self.note({}, x.numel()) else x
+
+
+class Untold(mn.Supernet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = Silent()
+
+    def forward(self, x: torch.Tensor, arch: mn.Architecture) -> torch.Tensor:
+        output: torch.Tensor = self.layer(x) * arch["scale"]
+        return output
+
+
 def test_layers_that_do_not_tell_their_input_are_refused(table: LatencyTable) -> None:
+    task = mn.tasks.Classification(num_classes=3)
+    space = mn.SearchSpace("untold", {"scale": tune.choice([1, 2])}, Untold, task, (3,))
     with pytest.raises(
-        LatencyTableError, match="must note the shape of their input to be in a table, but got PatchEmbedding"
+        LatencyTableError, match="must note the shape of their input to be in a table, but got Silent"
     ):
-        table.milliseconds(vit.tiny, vit.tiny.smallest)
+        table.milliseconds(space, space.smallest)
+    with pytest.raises(LatencyTableError, match="but got Silent"):
+        measure_table(space, by_rows, "made", "up")
+
+
+def test_a_table_for_another_space_names_what_it_lacks(table: LatencyTable) -> None:
+    table.check(SPACE)
+    with pytest.raises(LatencyTableError, match="the table of made must hold all .*, but lacks 'PatchEmbedd"):
+        table.check(vit.tiny)
+    with pytest.raises(LatencyTableError, match="but lacks 'Conv2d stride 2x2 weight 8x1x3x3 on 1x1x28x28'"):
+        table.check(dmasking.tiny)
 
 
 class Blocks(mn.Supernet):
@@ -224,12 +254,21 @@ def test_a_published_table_by_block_and_operator() -> None:
         LatencyTableError, match="rows of a table for 'mini' must be of its choices, but got 'block1'"
     ):
         table.milliseconds(SPACE, SPACE.largest)
+    table.check(space)
+    for row, message in (
+        ({"block1=tanh": 1.0}, "rows of a table for 'blocks' must be of its choices, but got 'block1=tanh'"),
+        ({"block3=relu": 1.0}, "rows of a table for 'blocks' must be of its choices, but got 'block3=relu'"),
+    ):
+        with pytest.raises(LatencyTableError, match=message):
+            table.model_copy(update={"measured": {**times, **row}}).check(space)
+    with pytest.raises(LatencyTableError, match="lacks 'block1=identity'"):
+        less.check(space)
 
 
-def by_rows(run: Callable[[], object]) -> float:
+def by_rows(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> float:
     """A device on which a layer takes 0.01 ms a row of its weights, and a network 0.005 ms a layer more."""
-    with Recorder() as recorder:
-        run()
+    with Recorder() as recorder, torch.no_grad():
+        network(*inputs)
     uses = [use for found in recorder.uses.values() for use in found]
     layers = sum(0.01 * int(use.sizes["weight"][0]) for use in uses)
     return layers if len(uses) == 1 else layers + 0.005 * len(uses)
@@ -238,7 +277,8 @@ def by_rows(run: Callable[[], object]) -> float:
 def test_every_operation_is_timed_and_the_rest_is_fitted() -> None:
     table = measure_table(SPACE, by_rows, "made", "up", points=100, subnets=6)
     assert set(table.measured) == set(map(str, operations())) and not table.interpolated
-    assert table.call == pytest.approx(0.005) and table.network == 0
+    assert table.call == pytest.approx(0.005, rel=1e-4)
+    assert table.factor == pytest.approx(1, abs=1e-5) and table.network == pytest.approx(0, abs=1e-5)
     name = "Conv2d depthwise stride 2x2 weight 12x1x5x5 on 1x12x8x8"
     assert table.measured[name] == pytest.approx(0.12)
 
@@ -252,4 +292,127 @@ def test_large_families_are_interpolated() -> None:
         # Normalisations and depthwise layers have one number of channels: there it is exact.
         exact = name.startswith(("Batch", "Conv2d depthwise"))
         assert time == pytest.approx(0.01 * rows, rel=1e-6, abs=0 if exact else 0.05), name
-    assert table.call == 0
+    assert (table.factor, table.call, table.network) == (1, 0, 0)
+
+
+VIT = vit.space(
+    "mini-vit",
+    resolution=(8, 16, 32),
+    patch_size=(4, 8),
+    depth=(1, 2),
+    width=(8, 12, 16),
+    heads=(1, 2),
+    mlp_ratio=(1, 2),
+    head_dim=4,
+    channels=1,
+    classes=10,
+)
+PIT = pit.space(
+    "mini-pit",
+    resolution=(16, 24),
+    patch_size=(8,),
+    stride=(4, 8),
+    width=(8, 16),
+    head_dim=(2, 4),
+    stages=(pit.Stage((1, 2), (1, 2)), pit.Stage((1,), (2,))),
+    mlp_ratio=(2,),
+    channels=1,
+    classes=10,
+)
+NASREC = nasrec.space("mini-nasrec", nasrec.tiny.features, blocks=2, widths=(8, 16), tokens=(4, 8))
+
+
+def by_macs(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> float:
+    """A device that takes 1 ns a multiply-add, 0.001 ms a call, and 0.02 ms to start."""
+    with Recorder() as recorder, torch.no_grad():
+        network(*inputs)
+    counted = [use for uses in recorder.uses.values() for use in uses if use.input]
+    return 0.02 + 0.001 * len(counted) + 1e-6 * recorder.macs  # type: ignore[operator, no-any-return]
+
+
+@pytest.mark.parametrize("space", [VIT, PIT, NASREC], ids=lambda space: space.name)
+def test_an_operation_alone_is_the_call_it_stands_for(space: mn.SearchSpace) -> None:
+    found = every_operation(space, samples=20)
+    for wanted, call in found.items():
+        network, inputs = alone(call, wanted)
+        with Recorder() as recorder, torch.no_grad():
+            network(*inputs)
+        ((layer, (use,)),) = recorder.uses.items()
+        assert isinstance(layer, elastic.Elastic) and use.input is not None
+        ran = Operation(layer.form(call.geometry), tuple(use.sizes.items()), use.input)  # type: ignore[arg-type]
+        assert str(ran) == str(wanted)
+    assert any("Attention" in one.form for one in found)
+
+
+@pytest.mark.parametrize("space", [VIT, PIT], ids=lambda space: space.name)
+def test_sums_hold_all_multiply_adds_of_a_transformer_and_its_one_start(space: mn.SearchSpace) -> None:
+    table = measure_table(space, by_macs, "made", "up", points=1000)
+    assert table.call == pytest.approx(-0.02, rel=1e-2) and table.network == pytest.approx(0.02, rel=1e-2)
+    for arch in map(space.sample, range(50, 60)):
+        count = len(list(calls(space, arch)))
+        expected = 0.02 + 0.001 * count + 1e-6 * mn.cost(space, arch).macs
+        assert table.milliseconds(space, arch) == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_operation_met_later_lies_between_measured_ones_or_is_refused() -> None:
+    table = measure_table(VIT, by_macs, "made", "up", points=1000, subnets=0)
+    arch = VIT.canonical({**VIT.largest, "width": 12, "resolution": 16})
+    less = {name: time for name, time in table.measured.items() if "12" not in name and "x16x16" not in name}
+    assert len(less) < len(table.measured)
+    fewer = table.model_copy(update={"measured": less})
+    assert fewer.milliseconds(VIT, arch) == pytest.approx(table.milliseconds(VIT, arch), rel=0.03)
+    assert fewer.milliseconds(VIT, VIT.largest) == table.milliseconds(VIT, VIT.largest)
+    narrow = {name: time for name, time in table.measured.items() if not name.endswith("x16")}
+    with pytest.raises(LatencyTableError, match="lacks 'LayerNorm weight 16 bias 16 on 1x17x16'"):
+        table.model_copy(update={"measured": narrow}).milliseconds(VIT, {**arch, "width": 16})
+
+
+def test_attention_over_other_tokens_notes_how_many_and_what_they_hold() -> None:
+    query, key, value = (torch.randn(1, 2, n, d) for n, d in ((5, 4), (7, 4), (7, 6)))
+    expected = nn.functional.scaled_dot_product_attention(query, key, value)
+    with Recorder() as recorder:
+        assert torch.equal(elastic.scaled_dot_product_attention(query, key, value), expected)
+    ((layer, (use,)),) = recorder.uses.items()
+    assert recorder.macs == 2 * 5 * 7 * (4 + 6) and isinstance(layer, elastic.Elastic)
+    assert layer.form(use.geometry) == "ScaledDotProductAttention +2 keys +2 features"
+    inputs, _ = layer.example((2, 5, 4), use.geometry)
+    assert [tuple(x.shape) for x in inputs] == [tuple(x.shape) for x in (query, key, value)]
+
+
+@pytest.mark.parametrize("time", [0.0, float("nan"), float("inf"), -1.0])
+def test_a_device_that_tells_no_time_is_refused(time: float) -> None:
+    with pytest.raises(
+        LatencyTableError, match=f"milliseconds must be more than 0, but got {time:g} for 'Lay"
+    ):
+        measure_table(VIT, lambda network, inputs: time, "made", "up")
+
+
+def test_an_operation_that_a_device_cannot_run_is_named() -> None:
+    def broken(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> float:
+        raise MeasurementError("no rule")
+
+    with pytest.raises(LatencyTableError, match="must measure all of a table, but not 'Lay.*': no rule"):
+        measure_table(VIT, broken, "made", "up")
+
+
+class Pair(mn.Supernet):
+    """Two linear layers, the second of which costs next to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand = elastic.Linear(64, 4096)
+        self.head = elastic.Linear(4096, 2)
+
+    def forward(self, x: torch.Tensor, arch: mn.Architecture) -> torch.Tensor:
+        output: torch.Tensor = self.head(self.expand(x, out_features=arch["hidden"]))
+        return output
+
+
+def test_real_times_grow_with_what_is_computed() -> None:
+    domains = {"hidden": tune.choice([64, 4096])}
+    space = mn.SearchSpace("pair", domains, Pair, mn.tasks.Classification(num_classes=2), (64,))
+    told: list[tuple[int, int]] = []
+    table = measure_table(space, here, "made", "up", subnets=1, told=lambda *state: told.append(state))
+    assert told == [(done, 5) for done in range(6)]
+    small, large = (table.milliseconds(space, {"hidden": hidden}) for hidden in (64, 4096))
+    assert 0 < 2 * small < large

@@ -1,23 +1,29 @@
 """Latency as a sum over operations, looked up in a table (FBNet, arXiv 1812.03443; ProxylessNAS, 1812.00332).
 
-A table is one JSON file that people can check: milliseconds by the name of an operation, such as
+A table is one JSON file that people can check: milliseconds of one example by the name of an operation, such as
 ``Conv2d stride 2x2 weight 16x3x3x3 on 1x3x224x224``, or, as published tables have it, by the option of a choice, such
 as ``block3.operator=skip``. For a space either becomes a count over its choices, which is differentiated as
 multiply-adds are.
+
+An operation that a table lacks is interpolated when it is met, if it lies between measured ones of its family
+(:mod:`manynet.operation_families`); beyond them it is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ray.tune.search.sample import Categorical
 
 from manynet.elastic.count import Count, Keys
 from manynet.elastic.soft import Soft
-from manynet.operations import LatencyTableError, calls
+from manynet.operation_families import Family
+from manynet.operations import LatencyTableError, Operation, calls
 from manynet.space import Architecture, SearchSpace
 from manynet.storage import read_bytes, write_bytes
 
@@ -35,7 +41,9 @@ class LatencyTable(BaseModel):
         measured: times that were measured.
         interpolated: times that were interpolated between those.
         network: time that belongs to no row, once a network.
-        call: time that comes with each operation, such as that of an activation after it.
+        call: time that comes with each operation, such as that of an activation after it; below 0 where a tool
+            takes for each run what it takes once for a network.
+        factor: by which an operation's time inside a network is that alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -47,7 +55,8 @@ class LatencyTable(BaseModel):
     measured: dict[str, Milliseconds] = Field(min_length=1)
     interpolated: dict[str, Milliseconds] = {}
     network: Milliseconds = 0.0
-    call: Milliseconds = 0.0
+    call: float = Field(default=0.0, allow_inf_nan=False)
+    factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _operations_take_time(self) -> LatencyTable:
@@ -97,37 +106,101 @@ class LatencyTable(BaseModel):
         Raises:
             LatencyTableError: when the table lacks a part of it.
         """
-        times = {**self.interpolated, **self.measured}
         terms = self._of_choices if self.rows == "choices" else self._of_calls
         total = Count({(): np.array(self.network)})
-        for keys, values in terms(times, space, arch):
+        for keys, values in terms(space, arch):
             total += Count({keys: values})
         return total
 
-    def _of_calls(
-        self, times: Mapping[str, float], space: SearchSpace, arch: Architecture
-    ) -> Iterator[tuple[Keys, Any]]:
-        for call in calls(space, arch):
-            found = [self._time(times, str(one)) + self.call if one else 0.0 for one in call.operations]
-            yield call.keys, np.array(found)[call.which]
+    def alone(self, operation: Operation) -> float:
+        """Time of an operation that runs alone: measured, interpolated, or now interpolated.
 
-    def _of_choices(
-        self, times: Mapping[str, float], space: SearchSpace, arch: Architecture
-    ) -> Iterator[tuple[Keys, Any]]:
-        for key in dict.fromkeys(name.partition("=")[0] for name in times):
+        Raises:
+            LatencyTableError: when it is beyond what was measured.
+        """
+        name = str(operation)
+        if name in self._times:
+            return self._times[name]
+        for pattern in (operation.family, operation.kin):
+            if pattern not in self._families:
+                self._families[pattern] = Family(pattern, self.measured)
+            if self._families[pattern].spans(operation):
+                return self._families[pattern].between([operation])[0]
+        raise self._lacks(name)
+
+    def check(self, space: SearchSpace) -> None:
+        """See that the table can serve a space, before anything expensive counts on it.
+
+        Raises:
+            LatencyTableError: when it holds rows of other choices or options, or lacks a part of the space's
+                largest or smallest architecture.
+        """
+        if self.rows == "choices":
+            self._check_choices(space)
+        for arch in (space.largest, space.smallest):
+            self.milliseconds(space, arch)
+
+    def __copy__(self) -> LatencyTable:
+        # Without what was looked up so far, which a copy with other times must not keep.
+        return type(self).model_construct(**dict(self))
+
+    @cached_property
+    def _times(self) -> dict[str, float]:
+        return {**self.interpolated, **self.measured}
+
+    @cached_property
+    def _met(self) -> dict[Operation, float]:
+        """Times of operations that were looked up, inside a network."""
+        return {}
+
+    @cached_property
+    def _families(self) -> dict[str, Family]:
+        return {}
+
+    def _of_calls(self, space: SearchSpace, arch: Architecture) -> Iterator[tuple[Keys, Any]]:
+        for call in calls(space, arch):
+            found = np.array([self._inside(one) if one else 0.0 for one in call.operations])
+            yield call.keys, found[call.which]
+
+    def _inside(self, operation: Operation) -> float:
+        """Time of an operation inside a network."""
+        if operation not in self._met:
+            self._met[operation] = max(0.0, self.factor * self.alone(operation) + self.call)
+        return self._met[operation]
+
+    def _of_choices(self, space: SearchSpace, arch: Architecture) -> Iterator[tuple[Keys, Any]]:
+        for key in dict.fromkeys(name.partition("=")[0] for name in self._times):
             if key not in space.domains:
-                raise LatencyTableError(
-                    f"rows of a table for {space.name!r} must be of its choices, but got {key!r}"
-                )
+                raise self._other(space, key)
             choice = arch.get(key)
             if isinstance(choice, Soft):
-                yield (key,), np.array([self._time(times, f"{key}={option}") for option in choice.values])
+                yield (key,), np.array([self._option(f"{key}={option}") for option in choice.values])
             elif key in arch:
-                yield (), np.array(self._time(times, f"{key}={choice}"))
+                yield (), np.array(self._option(f"{key}={choice}"))
 
-    def _time(self, times: Mapping[str, float], name: str) -> float:
-        if name not in times:
-            raise LatencyTableError(
-                f"the table of {self.device} must hold all that the space runs, but lacks {name!r}"
-            )
-        return times[name]
+    def _option(self, name: str) -> float:
+        if name not in self._times:
+            raise self._lacks(name)
+        return self._times[name]
+
+    def _check_choices(self, space: SearchSpace) -> None:
+        listed = {key: d.categories for key, d in space.domains.items() if isinstance(d, Categorical)}
+        rows = {f"{key}={option}": key for key, options in listed.items() for option in options}
+        for name in self._times:
+            key = name.partition("=")[0]
+            if key not in space.domains or (key in listed and name not in rows):
+                raise self._other(space, name)
+        tabled = {name.partition("=")[0] for name in self._times}
+        for name, key in rows.items():
+            if key in tabled:
+                self._option(name)
+
+    def _other(self, space: SearchSpace, row: str) -> LatencyTableError:
+        return LatencyTableError(
+            f"rows of a table for {space.name!r} must be of its choices, but got {row!r}"
+        )
+
+    def _lacks(self, name: str) -> LatencyTableError:
+        return LatencyTableError(
+            f"the table of {self.device} must hold all that the space runs, but lacks {name!r}"
+        )

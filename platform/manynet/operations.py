@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from manynet.domains import extremes
 from manynet.elastic.count import Count, Keys, product
 from manynet.elastic.layer import Elastic
 from manynet.elastic.recorder import Use
@@ -34,7 +37,30 @@ class Operation(NamedTuple):
 
     def __str__(self) -> str:
         tensors = " ".join(f"{name} {'x'.join(map(str, dims))}" for name, dims in self.sizes)
-        return f"{self.form} {tensors} on {'x'.join(map(str, self.input))}"
+        return " ".join(filter(None, (self.form, tensors, "on", "x".join(map(str, self.input)))))
+
+    @property
+    def family(self) -> str:
+        """A regular expression for the names of operations that differ from this one in free sizes, its groups.
+
+        All sizes are free but the sides of kernels and images, at which runtimes may compute in other ways.
+        """
+        return self._pattern(2)
+
+    @property
+    def kin(self) -> str:
+        """The same with the sides of images free as well."""
+        return self._pattern(4)
+
+    def _pattern(self, free: int) -> str:
+        tensors = [f"{name} {_sizes(dims, 2)}" for name, dims in self.sizes]
+        return " ".join([re.escape(self.form), *tensors, "on", _sizes(self.input, free)])
+
+
+def _sizes(dims: Sequence[int], free: int) -> str:
+    """A regular expression for sizes, of four the first ``free`` of any value."""
+    fixed = dims[free:] if len(dims) == 4 else ()
+    return "x".join([r"(\d+)"] * (len(dims) - len(fixed)) + [str(size) for size in fixed])
 
 
 class Call(NamedTuple):
@@ -42,12 +68,14 @@ class Call(NamedTuple):
 
     Attributes:
         layer: on ``meta``.
+        geometry: what else than sizes the layer's calls depend on.
         keys: of the choices it depends on.
         operations: the different ones that it can be; None is none, where choices leave it out.
         which: index of the operation under each combination of the choices' options, an axis a key.
     """
 
     layer: Elastic
+    geometry: Hashable
     keys: Keys
     operations: Sequence[Operation | None]
     which: NDArray[np.intp]
@@ -55,6 +83,8 @@ class Call(NamedTuple):
 
 def calls(space: SearchSpace, arch: Architecture) -> Iterator[Call]:
     """Every call of an elastic layer at one example; choices may be undecided.
+
+    Calls without an input are left out: a subnet holds their tensors ready.
 
     Raises:
         LatencyTableError: for a layer that does not note the shape of its input.
@@ -64,22 +94,61 @@ def calls(space: SearchSpace, arch: Architecture) -> Iterator[Call]:
         for use in uses:
             if use.input is None:
                 raise LatencyTableError(
-                    f"layers must note the shape of their input to be in a table, but got {layer.form()}"
+                    f"layers must note the shape of their input to be in a table, but got {type(layer).__name__}"
                 )
-            yield _call(layer, use, use.input)
+            if use.input:
+                yield _call(layer, use, use.input)
+
+
+def every_operation(space: SearchSpace, samples: int = 200) -> dict[Operation, Call]:
+    """The operations of a space, each with a call that it can be.
+
+    All of them, where every choice may stay undecided. Of choices that must be decided, those that the largest
+    and the smallest architecture lead to, both with each other option of each key, and ``samples`` random ones
+    of seeds from 0.
+
+    Raises:
+        LatencyTableError: for a layer that does not note the shape of its input.
+    """
+    weights = {key: torch.full([len(options)], 1 / len(options)) for key, options in space.soft.items()}
+    found: dict[Operation, Call] = {}
+    seen = set()
+    for arch in _varied(space, samples):
+        decided = frozenset((key, value) for key, value in arch.items() if key not in space.soft)
+        if decided in seen:
+            continue
+        seen.add(decided)
+        for call in calls(space, space.soften(arch, weights)):
+            found |= {one: call for one in call.operations if one}
+    return found
+
+
+def _varied(space: SearchSpace, samples: int) -> Iterator[Architecture]:
+    decided = [key for key in space.domains if key not in space.soft]
+    for arch in (space.largest, space.smallest):
+        yield arch
+        whole = {key: arch.get(key, extremes(domain)[0]) for key, domain in space.domains.items()}
+        for key in decided:
+            for option in extremes(space.domains[key]):
+                yield space.canonical({**whole, key: option})
+    # All of them are one where nothing must be decided.
+    yield from map(space.sample, range(samples if decided else 0))
 
 
 def _call(layer: Elastic, use: Use, shape: Sequence[Count | int]) -> Call:
     dims = [*shape, *(size for sizes in use.sizes.values() for size in sizes)]
+    form = layer.form(use.geometry)
+    if not any(isinstance(dim, Count) for dim in dims):
+        decided = _operation(form, use, dims, len(shape))  # type: ignore[arg-type]
+        return Call(layer, use.geometry, (), [decided], np.array(0))
     # All of them over the options of every choice that any depends on.
     every = product(*dims)
     joint = [(Count({}) + dim).joined(every) for dim in dims]
     values = np.stack([array for _, array, _ in joint], -1).astype(np.int64)
     rows, which = np.unique(values.reshape(-1, len(dims)), axis=0, return_inverse=True)
-    form = layer.form()
     # Where choices leave a call out all its sizes are 0.
     operations = [_operation(form, use, row, len(shape)) if row[0] else None for row in rows.tolist()]
-    return Call(layer, joint[0][0], operations, which.reshape(values.shape[:-1]))
+    return Call(layer, use.geometry, joint[0][0], operations, which.reshape(values.shape[:-1]))
 
 
 def _operation(form: str, use: Use, row: Sequence[int], start: int) -> Operation:

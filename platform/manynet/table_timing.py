@@ -1,149 +1,169 @@
-"""Times the operations of a space, for a table of latency."""
+"""Times the operations of a space on a device, for a table of latency."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from statistics import median
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.interpolate import RBFInterpolator
-from torch import nn
+from torch import Tensor, nn
 
-from manynet.elastic.layer import Elastic
+from manynet.devices.name import DeviceName
+from manynet.devices.timing import time_run
 from manynet.elastic.recorder import Use
+from manynet.errors import ManynetError
 from manynet.latency_table import LatencyTable
-from manynet.operations import Operation, calls
+from manynet.operation_families import Family, apart, families
+from manynet.operations import Call, LatencyTableError, Operation, every_operation
 from manynet.space import SearchSpace
 from manynet.subnet import extract
+from manynet.table_fit import Whole, fitted
 
-Timer = Callable[[Callable[[], None]], float]
-"""Milliseconds of one run."""
-
-
-def measure_table(
-    space: SearchSpace, timer: Timer, device: str, tool: str, points: int = 12, subnets: int = 20
-) -> LatencyTable:
-    """Time every operation that a space's undecided choices can lead to, here, on one thread, at one example.
-
-    Operations that differ in channels alone are a family. Of a larger family than ``points`` so many are timed, far
-    from each other, and the others are interpolated between them. What runs outside elastic layers (activations,
-    pooling, sums) is not seen: it is taken to cost the same with each call, which is fitted to whole subnets.
-
-    Args:
-        space: whose keys that must be decided are those of its largest architecture.
-        timer: of a run, such as ``lambda run: time_run(run).milliseconds`` of ``manynet.devices.timing``.
-        device: that this is, for people.
-        tool: that ``timer`` is, for people.
-        points: most operations that are timed of a family, at least 2.
-        subnets: that are timed whole, random ones of seeds from 0; with none, calls cost nothing besides.
-    """
-    weights = {key: torch.full([len(options)], 1 / len(options)) for key, options in space.soft.items()}
-    undecided = space.soften(space.largest, weights)
-    layers = {one: call.layer for call in calls(space, undecided) for one in call.operations if one}
-    with _one_thread():
-        measured, interpolated = _timed(layers, timer, points)
-        table = LatencyTable(
-            device=device,
-            tool=tool,
-            unit="ms",
-            rows="operations",
-            measured=measured,
-            interpolated=interpolated,
-        )
-        besides = _besides(table, space, timer, subnets) if subnets else 0.0
-    return table.model_copy(update={"call": besides})
+Measure = Callable[[nn.Module, tuple[Tensor, ...]], float]
+"""Milliseconds of a network on inputs ``(1, ...)``."""
+Told = Callable[[int, int], None]
+"""Gets how many measurements are done, and how many there are."""
 
 
-def _timed(
-    layers: Mapping[Operation, Elastic], timer: Timer, points: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Times of all operations, by name: those that were measured, and those between."""
-    measured: dict[str, float] = {}
-    interpolated: dict[str, float] = {}
-    for family in _families(layers):
-        timed = _apart(family, points)
-        times = [timer(_alone(layers[one], one)) for one in timed]
-        measured |= dict(zip(map(str, timed), times, strict=True))
-        rest = [one for one in family if str(one) not in measured]
-        interpolated |= dict(zip(map(str, rest), _between(timed, times, rest), strict=True))
-    return measured, interpolated
+def here(network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+    """Milliseconds of eager PyTorch on this machine's processor, on one thread."""
 
-
-def _besides(table: LatencyTable, space: SearchSpace, timer: Timer, subnets: int) -> float:
-    """What whole subnets take more than their operations, for each of these: the median, which outliers leave."""
-    network = space.build().eval()
-    found = []
-    for arch in map(space.sample, range(subnets)):
-        example = space.example(arch, 1)
-        whole = timer(_inferring(extract(network, arch, example), example))
-        number = len(list(calls(space, arch)))
-        found.append((whole - table.milliseconds(space, arch)) / number)
-    return max(0.0, median(found))
-
-
-def _families(operations: Iterable[Operation]) -> list[list[Operation]]:
-    """Operations that differ in channels alone: the first two sizes of tensors and input."""
-    families: dict[Any, list[Operation]] = {}
-    for one in sorted(operations):
-        tensors = tuple((name, dims[2:]) for name, dims in one.sizes)
-        families.setdefault((one.form, tensors, one.input[2:]), []).append(one)
-    return list(families.values())
-
-
-def _apart(family: Sequence[Operation], count: int) -> list[Operation]:
-    """At most ``count`` of a family: the first, then again and again the one that is farthest from all so far."""
-    places = _places(family)
-    picked, nearest = [0], np.linalg.norm(places - places[0], axis=1)
-    while len(picked) < min(count, len(family)):
-        picked.append(int(nearest.argmax()))
-        nearest = np.minimum(nearest, np.linalg.norm(places - places[picked[-1]], axis=1))
-    return [family[place] for place in picked]
-
-
-def _between(timed: Sequence[Operation], times: Sequence[float], rest: Sequence[Operation]) -> list[float]:
-    """Times of the rest of a family, by linear radial functions: straight lines between two points."""
-    if not rest:
-        return []
-    found = RBFInterpolator(_places(timed), np.array(times), kernel="linear")(_places(rest))
-    return [float(time) for time in np.clip(found, min(times), max(times))]
-
-
-def _places(family: Sequence[Operation]) -> NDArray[np.float64]:
-    """Channels of the operations of a family, ``(operations, sizes)``."""
-    return np.array(
-        [[n for dims in (one.input, *dict(one.sizes).values()) for n in dims[:2]] for one in family], float
-    )
-
-
-def _alone(layer: Elastic, operation: Operation) -> Callable[[], None]:
-    """A call of the layer, cut to the operation's sizes."""
-    part = copy.deepcopy(layer)
-    part.shrink([Use(dict(operation.sizes))])
-    part.to_empty(device="cpu")
-    for tensor in (*part.parameters(), *part.buffers()):
-        # Memory as it was found can hold numbers that take longer than others.
-        tensor.detach().fill_(1)
-    return _inferring(part.eval(), (torch.randn(operation.input),))
-
-
-def _inferring(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Callable[[], None]:
     @torch.inference_mode()
     def run() -> None:
         network(*inputs)
 
-    return run
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        return time_run(run).milliseconds
     finally:
         torch.set_num_threads(before)
+
+
+def device_name(text: str) -> str:
+    """The canonical name of a device whose times a table can hold.
+
+    Raises:
+        DeviceError: when it is misspelt.
+        LatencyTableError: when it runs more than one example at a time.
+    """
+    name = DeviceName.parse(text)
+    if name.batch != 1:
+        raise LatencyTableError(f"a table holds times at batch 1, but got batch {name.batch} in {text!r}")
+    return str(name)
+
+
+def measure_table(
+    space: SearchSpace,
+    measure: Measure,
+    device: str,
+    tool: str,
+    points: int = 16,
+    subnets: int = 20,
+    told: Told = lambda done, total: None,
+) -> LatencyTable:
+    """Measure the operations of a space at one example: :func:`manynet.operations.every_operation`.
+
+    Operations that differ in channels, tokens or features alone are a family. Of a larger family than ``points``
+    so many are measured, far from each other, and the others are interpolated between them. What runs outside
+    elastic layers (activations, pooling, sums) is not seen, and a network is not the sum of its layers run alone:
+    so factor, time of a call and time of a network are fitted to whole subnets.
+
+    Args:
+        space: whose operations these are.
+        measure: :func:`here`, or a device of a pool:
+            ``lambda network, inputs: pool.measure(network, inputs)[name].milliseconds``.
+        device: that this is, for people.
+        tool: that measures, with its settings, for people.
+        points: operations that are measured of a family.
+        subnets: that are measured whole, random ones of seeds from 0; with none, nothing is fitted.
+        told: is told before each measurement, and after the last.
+
+    Raises:
+        LatencyTableError: when a layer does not note its input, or the device cannot measure an operation.
+    """
+    operations = every_operation(space)
+    grouped = families(list(operations))
+    timed = [one for family in grouped.values() for one in apart(family, points)]
+    total = len(timed) + subnets
+    measured = {}
+    for done, one in enumerate(timed):
+        told(done, total)
+        measured[str(one)] = _checked(str(one), measure, *alone(operations[one], one))
+    table = LatencyTable(
+        device=device,
+        tool=tool,
+        unit="ms",
+        rows="operations",
+        measured=measured,
+        interpolated=_interpolated(grouped, measured),
+    )
+    wholes = measure_subnets(space, measure, range(subnets), lambda done, _: told(len(timed) + done, total))
+    return fitted(table, space, wholes) if wholes else table
+
+
+def measure_subnets(
+    space: SearchSpace, measure: Measure, seeds: Sequence[int], told: Told = lambda done, total: None
+) -> list[Whole]:
+    """Measure the random architectures of ``seeds`` whole, with random weights.
+
+    Raises:
+        LatencyTableError: when the device cannot measure one.
+    """
+    network = space.build().eval()
+    found = []
+    for done, seed in enumerate(seeds):
+        told(done, len(seeds))
+        arch = space.sample(seed)
+        example = space.example(arch, 1)
+        subnet = extract(network, arch, example, share=True)
+        found.append(Whole(arch, _checked(f"subnet {space.key(arch)}", measure, subnet, example)))
+    told(len(seeds), len(seeds))
+    return found
+
+
+def alone(call: Call, operation: Operation) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A network of one operation: the call's layer, cut to the operation's sizes, and its inputs."""
+    layer = copy.deepcopy(call.layer)
+    layer.shrink([Use(dict(operation.sizes), call.geometry)])
+    layer.to_empty(device="cpu")
+    # Its hook tells a recorder, which is not there now, but takes time.
+    layer._forward_pre_hooks.clear()
+    for tensor in (*layer.parameters(), *layer.buffers()):
+        # Memory as it was found can hold numbers that take longer than others.
+        tensor.detach().fill_(1)
+    inputs, arguments = layer.example(operation.input, call.geometry)
+    return (_WithArguments(layer, arguments) if arguments else layer).eval(), inputs
+
+
+class _WithArguments(nn.Module):
+    """A layer of which every call gets the same arguments."""
+
+    def __init__(self, layer: nn.Module, arguments: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        self.arguments = dict(arguments)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.layer(*inputs, **self.arguments)
+
+
+def _interpolated(grouped: dict[str, list[Operation]], measured: dict[str, float]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for pattern, family in grouped.items():
+        rest = [one for one in family if str(one) not in measured]
+        found |= dict(zip(map(str, rest), Family(pattern, measured).between(rest), strict=True))
+    return found
+
+
+def _checked(name: str, measure: Measure, network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+    """Milliseconds that ``measure`` tells of what is named."""
+    try:
+        time = measure(network, inputs)
+    except ManynetError as error:
+        raise LatencyTableError(f"a device must measure all of a table, but not {name!r}: {error}") from None
+    if not 0 < time < math.inf:
+        raise LatencyTableError(f"milliseconds must be more than 0, but got {time:g} for {name!r}")
+    return time

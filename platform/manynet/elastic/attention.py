@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from manynet.elastic.layer import chosen
+from manynet.elastic.layer import Elastic, chosen
 from manynet.elastic.linear import Linear
 from manynet.elastic.recorder import recording
 from manynet.elastic.small_heads import is_small, small_head_attention
@@ -14,11 +17,71 @@ from manynet.elastic.small_heads import is_small, small_head_attention
 
 def scaled_dot_product_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Softmax attention of ``(B, heads, N, d)`` over ``(B, heads, M, d)``; its two products are metered."""
-    recorder = recording()
-    macs = query.numel() * key.shape[-2] + query[..., 0].numel() * value.shape[-2] * value.shape[-1]
-    if recorder is not None and recorder.add(macs):
-        return query.new_empty(*query.shape[:-1], value.shape[-1])
-    return F.scaled_dot_product_attention(query, key, value)
+    if recording() is None:
+        return F.scaled_dot_product_attention(query, key, value)
+    # A layer only while something is recorded: it holds nothing, so networks need not have it.
+    mixed: torch.Tensor = ScaledDotProductAttention()(query, key, value)
+    return mixed
+
+
+class ScaledDotProductAttention(Elastic):
+    """The two products of softmax attention, as a layer without weights."""
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Mix values ``(B, heads, M, e)`` by queries ``(B, heads, N, d)`` and keys ``(B, heads, M, d)``."""
+        batch, heads, tokens, head_dim = query.shape
+        others, features = value.shape[-2:]
+        macs = batch * heads * tokens * others * (head_dim + features)
+        # A head is to it what an example is: so the shape is that of all heads, of which none has channels.
+        shape = (batch * heads, tokens, head_dim)
+        if self.note({}, macs, geometry=(others - tokens, features - head_dim), input=shape):
+            return query.new_empty(batch, heads, tokens, features)
+        return F.scaled_dot_product_attention(query, key, value)
+
+    def form(self, geometry: Any = None) -> str:
+        more, wider = geometry
+        parts = [type(self).__name__, f"{more:+} keys" * bool(more), f"{wider:+} features" * bool(wider)]
+        return " ".join(filter(None, parts))
+
+    def example(
+        self, shape: tuple[int, ...], geometry: Any = None
+    ) -> tuple[tuple[torch.Tensor, ...], Mapping[str, Any]]:
+        heads, tokens, head_dim = shape
+        more, wider = geometry
+        sizes = (
+            (tokens, head_dim),
+            (tokens + more, head_dim),
+            (tokens + more, head_dim + wider),
+        )
+        return tuple(torch.randn(1, heads, *size) for size in sizes), {}
+
+
+class PackedAttention(Elastic):
+    """Softmax attention of each head over its own queries, keys and values, which arrive as one tensor.
+
+    Args:
+        head_dim: features a head.
+    """
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+
+    def forward(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Map ``(B, N, heads * 3 * head_dim)``, head by head query, key and value, to ``(B, N, heads * head_dim)``."""
+        batch, tokens, width = qkv.shape
+        macs = 2 * batch * tokens * tokens * (width // 3)
+        if self.note({}, macs, input=(batch, tokens, width)):
+            return qkv.new_empty(batch, tokens, width // 3)
+        if is_small(qkv, self.head_dim):
+            return small_head_attention(qkv)
+        heads = qkv.view(batch, tokens, width // (3 * self.head_dim), 3, self.head_dim).permute(3, 0, 2, 1, 4)
+        query, key, value = heads.unbind(0)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return mixed.transpose(1, 2).reshape(batch, tokens, width // 3)
+
+    def form(self, geometry: Any = None) -> str:
+        return f"{type(self).__name__} heads of {self.head_dim}"
 
 
 class Attention(nn.Module):
@@ -37,6 +100,7 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = head_dim
         self.qkv = Linear(width, heads * 3 * head_dim, bias=bias)
+        self.mix = PackedAttention(head_dim)
         self.proj = Linear(heads * head_dim, width)
 
     @property
@@ -52,14 +116,5 @@ class Attention(nn.Module):
         """
         count = chosen(heads, self.heads, "heads")
         qkv = self.qkv(x, out_features=count * 3 * self.head_dim, in_features=width)
-        output: torch.Tensor = self.proj(self._mixed(qkv, count), out_features=x.shape[-1])
+        output: torch.Tensor = self.proj(self.mix(qkv), out_features=x.shape[-1])
         return output
-
-    def _mixed(self, qkv: torch.Tensor, count: int) -> torch.Tensor:
-        """Values ``(B, N, count * head_dim)``, mixed by each head's own attention."""
-        batch, tokens, width = qkv.shape
-        if is_small(qkv, self.head_dim):
-            return small_head_attention(qkv)
-        query, key, value = qkv.view(batch, tokens, count, 3, self.head_dim).permute(3, 0, 2, 1, 4).unbind(0)
-        mixed = scaled_dot_product_attention(query, key, value)
-        return mixed.transpose(1, 2).reshape(batch, tokens, width // 3)

@@ -118,7 +118,7 @@ class Conv2d(Elastic, nn.Conv2d):
         )
         return height, width
 
-    def form(self) -> str:
+    def form(self, geometry: Any = None) -> str:
         parts = ["Conv2d depthwise" if self.depthwise else "Conv2d", "stride " + _sides(self.stride)]
         if self.dilation != (1, 1):
             parts.append("dilation " + _sides(self.dilation))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,7 +38,7 @@ class Parameter(Elastic):
             raise ChoiceError(f"at most {self.data.dim()} sizes can be chosen, but got {len(sizes)}")
         wanted = tuple(chosen(s, self.data.shape[d], f"size {d}") for d, s in enumerate(sizes))
         wanted += tuple(self.data.shape[len(wanted) :])
-        self.note({"data": wanted})
+        self.note({"data": wanted}, input=())
         return leading(self.data, wanted)
 
 
@@ -89,17 +90,28 @@ class PatchEmbedding(Elastic):
             raise ChoiceError(f"{rule}, {sides[0]} and {sides[1]}, but got {step}")
         tokens = math.prod((side - size) // step + 1 for side in sides)
         macs = batch * tokens * wide * channels * size * size
-        if self.note({"weight": (wide,), "bias": (wide,)}, macs, geometry=size):
+        sizes = {"weight": (wide,), "bias": (wide,)}
+        if self.note(sizes, macs, geometry=(size, step), input=(batch, channels, *sides)):
             return x.new_empty(batch, tokens, wide)
         weight = resample_kernel(leading(self.weight, (wide,)), size)
         grid: torch.Tensor = F.conv2d(x, weight, leading(self.bias, (wide,)), stride=step)
         return grid.flatten(2).transpose(1, 2)
 
+    def form(self, geometry: Any = None) -> str:
+        size, step = geometry
+        return f"PatchEmbedding patch {size}x{size} stride {step}x{step}"
+
+    def example(
+        self, shape: tuple[int, ...], geometry: Any = None
+    ) -> tuple[tuple[torch.Tensor, ...], Mapping[str, Any]]:
+        size, step = geometry
+        return (torch.randn(shape),), {} if step == size else {"stride": step}
+
     def narrowed(self, uses: Sequence[Use]) -> Mapping[str, torch.Tensor]:
         narrow = dict(super().narrowed(uses))
-        patch_sizes = {use.geometry for use in uses}
+        patch_sizes = {use.geometry[0] for use in uses}  # type: ignore[index]
         if len(patch_sizes) == 1:
-            narrow["weight"] = resample_kernel(narrow["weight"], *patch_sizes)  # type: ignore[arg-type]
+            narrow["weight"] = resample_kernel(narrow["weight"], *patch_sizes)
         return narrow
 
 
@@ -156,7 +168,7 @@ class PositionEmbedding(Elastic):
         side = self.grid if grid is None else grid
         wide = chosen(width, self.weight.shape[2], "width")
         sizes = (1, self.weight.shape[1], wide)
-        if self.note({"weight": sizes}, geometry=side):
+        if self.note({"weight": sizes}, geometry=side, input=()):
             return self.weight.new_empty(1, self.prefix_tokens + side * side, wide)
         return self._interpolated(leading(self.weight, sizes), side)
 

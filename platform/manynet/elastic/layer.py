@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,7 +80,7 @@ class Elastic(nn.Module):
 
     Subclasses note each call with :meth:`note`. A layer whose tensors are more than sliced (a kernel
     that is resampled) says in :meth:`narrowed` what is left of them, and one whose calls depend on more than
-    sizes (a stride) in :meth:`form`.
+    sizes (a stride) in :meth:`form` and, where that is an argument of the call, in :meth:`example`.
     """
 
     def note(
@@ -96,6 +97,7 @@ class Elastic(nn.Module):
             macs: multiply-adds of the call.
             geometry: what else than sizes the call depends on.
             input: shape of its input, for tables of latency; only with it can a layer's calls be in one.
+                ``()`` is no input: a tensor that a subnet holds ready, which takes no time.
 
         Returns:
             True when the call should return an empty output of the right shape.
@@ -103,9 +105,18 @@ class Elastic(nn.Module):
         recorder = recording()
         return recorder is not None and recorder.use(self, Use(sizes, geometry, input), macs)
 
-    def form(self) -> str:
-        """What all calls of this layer have in common, for tables of latency: its kind, and what no size tells."""
+    def form(self, geometry: Hashable = None) -> str:
+        """What all calls at a geometry have in common, for tables of latency: the kind, and what no size tells."""
         return type(self).__name__
+
+    def example(
+        self, shape: tuple[int, ...], geometry: Hashable = None
+    ) -> tuple[tuple[torch.Tensor, ...], Mapping[str, Any]]:
+        """Random inputs, and arguments by name, of a call that notes this input shape and geometry.
+
+        For a layer that is cut to what the call uses.
+        """
+        return (torch.randn(shape),), {}
 
     def narrowed(self, uses: Sequence[Use]) -> Mapping[str, torch.Tensor]:
         """Parameters and buffers cut to the union of what ``uses`` need, by name."""

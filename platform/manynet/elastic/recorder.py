@@ -40,7 +40,7 @@ class Use:
     Attributes:
         sizes: of each parameter and buffer, by its name.
         geometry: what else than sizes extraction has to know.
-        input: shape of the input, batch first; None where the layer does not say.
+        input: shape of the input, batch first; None where the layer does not say, and ``()`` where there is none.
     """
 
     sizes: Mapping[str, tuple[Count | int, ...]]

@@ -1,0 +1,93 @@
+"""The command that measures a table of latency."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+CHECKED = 10
+
+
+def table(
+    space: Annotated[
+        str, typer.Argument(help="Space, `module:name` or `script.py:name`.", show_default=False)
+    ],
+    file: Annotated[
+        str, typer.Argument(help="JSON file to write, or its filesystem address.", show_default=False)
+    ],
+    device: Annotated[str, typer.Option(help="Device, as `manynet devices` lists them.")] = "host/torch",
+    points: Annotated[
+        int, typer.Option(min=2, help="Operations measured of those that differ in free sizes alone.")
+    ] = 16,
+    subnets: Annotated[int, typer.Option(min=0, help="Whole subnets that the sums are fitted to.")] = 20,
+    data: Annotated[
+        str, typer.Option(help="Data whose features the space takes, for click-through models.")
+    ] = "",
+) -> None:
+    """Measure a table of latency: milliseconds of a space's operations on a device, at one example.
+
+    The time of an architecture is then a sum, looked up in a few milliseconds. Tools that convert each operation
+    first take a second or more for each. At the end, ten further subnets are measured whole, and it prints how far
+    the sums agree.
+
+    Example: `manynet table search_spaces.vit:tiny laptop.json --device "host/torch?threads=2"`
+    """
+    from manynet.cluster import connect
+    from manynet.devices import DevicePool
+    from manynet.fitting import fit_together
+    from manynet.reference import load_one
+    from manynet.space import SearchSpace
+    from manynet.storage import locate
+    from manynet.table_fit import agreement
+    from manynet.table_timing import device_name, measure_subnets, measure_table
+
+    name = device_name(device)
+    locate(file)
+    found = load_one(SearchSpace, space)
+    if data:
+        found, _ = fit_together(found, data)
+    connect([device])
+    with DevicePool([device]) as pool:
+        described = pool.descriptions[name]
+
+        def measure(network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+            return pool.measure(network, inputs)[name].milliseconds
+
+        with _shown("measure") as told:
+            tool = f"version {described.tool_version} on {described.fingerprint}"
+            made = measure_table(found, measure, name, tool, points=points, subnets=subnets, told=told)
+        made.write(file)
+        with _shown("check") as told:
+            wholes = measure_subnets(found, measure, range(subnets, subnets + CHECKED), told)
+    count = f"{len(made.measured)} operations measured, {len(made.interpolated)} interpolated"
+    Console().print(f"{file}: {count}", markup=False, highlight=False, soft_wrap=True)
+    Console().print(f"sums: {agreement(made, found, wholes)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _shown(step: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many measurements are done: a bar on a terminal, elsewhere a log line for every tenth."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield partial(_log, step)
+        return
+    columns = (TextColumn(step), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _log(step: str, done: int, total: int) -> None:
+    if done % max(1, total // 10) == 0:
+        logger.info("%s: %d of %d", step, done, total)

@@ -1,0 +1,60 @@
+"""The command that measures a table of latency, on a real device actor."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from manynet import reference
+from manynet.latency_table import LatencyTable
+from manynet.space import SearchSpace
+
+SPACE = """
+from ray import tune
+
+import manynet as mn
+
+
+class Net(mn.Supernet):
+    def __init__(self):
+        super().__init__()
+        self.expand = mn.elastic.Linear(64, 4096)
+        self.head = mn.elastic.Linear(4096, 2)
+
+    def forward(self, x, arch):
+        return self.head(self.expand(x, out_features=arch["hidden"]))
+
+
+space = mn.SearchSpace(
+    "pair", {"hidden": tune.choice([64, 4096])}, Net, mn.tasks.Classification(num_classes=2), (64,)
+)
+"""
+
+
+def manynet(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "nets.py").write_text(SPACE)
+    return subprocess.run(
+        [sys.executable, "-m", "manynet", "table", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_table_is_measured_on_a_device_and_told_how_far_it_agrees(tmp_path: Path) -> None:
+    ran = manynet(tmp_path, "nets:space", "table.json", "--device", "host/torch?threads=1", "--subnets", "2")
+    assert ran.returncode == 0, ran.stderr
+    assert "table.json: 4 operations measured, 0 interpolated" in ran.stdout
+    assert "sums: median absolute error" in ran.stdout and "Kendall tau" in ran.stdout
+    assert "measure: 3 of 6" in ran.stderr and "check: 10 of 10" in ran.stderr
+    table = LatencyTable.read(tmp_path / "table.json")
+    assert table.device == "host/torch" and "version" in table.tool
+    space = reference.load_one(SearchSpace, f"{tmp_path / 'nets.py'}:space")
+    assert table.milliseconds(space, space.largest) > table.milliseconds(space, space.smallest)
+
+
+def test_a_device_of_several_examples_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    ran = manynet(tmp_path, "nets:space", "table.json", "--device", "host/torch?batch=8")
+    assert ran.returncode == 1 and not (tmp_path / "table.json").exists()
+    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("Error:")]
+    assert "a table holds times at batch 1, but got batch 8 in 'host/torch?batch=8'" in line
