@@ -14,6 +14,7 @@ from manynet.cli import studies
 from manynet.cli.convert import convert
 from manynet.cli.devices import devices
 from manynet.cli.rank import rank
+from manynet.cli.scaling import scale
 from manynet.errors import ManynetError
 
 app = typer.Typer(
@@ -28,7 +29,7 @@ subnets under accuracy or AUC, cost and measured latency, fine-tunes and exports
 Whatever stops it, `manynet resume FOLDER` goes on.
 """,
 )
-for command in (studies.run, studies.resume, studies.best, studies.report, devices, convert, rank):
+for command in (studies.run, studies.resume, studies.best, studies.report, devices, convert, rank, scale):
     app.command()(command)
 
 
