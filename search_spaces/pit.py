@@ -1,8 +1,8 @@
 """Pooling-based vision transformers (PiT, arXiv 2103.16302): stages of blocks on ever smaller grids of wider tokens.
 
 ``imagenet`` holds the published :data:`pit_ti`, :data:`pit_xs` and :data:`pit_s`; ``tiny`` trains on a CPU in
-minutes, on images of 8 to 32 pixels, which are resized to its resolutions; :data:`tiny_default` has the published
-proportions there.
+minutes, on images of 8 to 32 pixels, which are resized to its resolutions; :data:`tiny_default` has the
+published proportions there.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ def space(
 
 
 def scales(arch: Mapping[str, Any]) -> dict[str, float | tuple[float, ...]]:
-    """What scaling may change, of one architecture: a number for each stage where stages choose for themselves."""
+    """What scaling may change, of one architecture: a number for each stage where each has its own."""
     stages = sum(key.endswith(".depth") for key in arch)
     return {
         "width": arch["width"],

@@ -2,8 +2,8 @@
 
 ``tiny`` trains on a CPU in a minute. ``autoformer_t``, ``_s`` and ``_b`` have the ranges of AutoFormer
 (arXiv 2107.00651). ``deit_scaling`` scales DeiT-Tiny (arXiv 2012.12877) by the factors of hardware-aware
-ViT scaling (doi 10.1145/3611387); DeiT-Tiny itself is one of its architectures, :data:`DEIT_TINY`. :data:`tiny_default`
-has its proportions in ``tiny``.
+ViT scaling (doi 10.1145/3611387); DeiT-Tiny itself is one of its architectures, :data:`DEIT_TINY`.
+:data:`tiny_default` has its proportions in ``tiny``.
 """
 
 from __future__ import annotations
@@ -267,8 +267,8 @@ tiny = space(
     classes=10,
 )
 
-# DeiT-Tiny's proportions: 16 times as wide as deep, MLPs of 4 widths. Heads of 16 features would make it 3; 4 is the
-# option nearest in ratio.
+# DeiT-Tiny's proportions: 16 times as wide as deep, MLPs of 4 widths. Its heads would be 3, of 16 features;
+# 4 is the option nearest in ratio.
 tiny_default: dict[str, Any] = {"resolution": 16, "patch_size": 4, "depth": 3, "width": 48}
 for _block in range(3):
     tiny_default |= {f"block{_block}.heads": 4, f"block{_block}.mlp_ratio": 4}

@@ -1,7 +1,7 @@
-"""Scaling strategies: by which factors a family's quantities grew, and the same factors applied to another family.
+"""Scaling strategies: the factors by which a family's quantities grew, applied to another family.
 
-Hardware-aware ViT scaling (doi 10.1145/3611387) finds how depth, width, resolution and patches of a vanilla vision
-transformer should be scaled for a budget, and applies that to other families.
+Hardware-aware ViT scaling (doi 10.1145/3611387) finds how depth, width, resolution and patches of a vanilla
+vision transformer should be scaled for a budget, and applies that to other families.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Family:
 
     Attributes:
         space: the search space.
-        scales: gives an architecture's ``depth``, ``width``, ``resolution``, ``patch`` and what else may be scaled,
-            each a number above 0, or a number for each part (stage) that chooses for itself.
+        scales: gives an architecture's ``depth``, ``width``, ``resolution``, ``patch`` and what else may be
+            scaled, each a number above 0, or a number for each part (stage) that chooses for itself.
         default: the architecture that is scaled.
     """
 
@@ -103,7 +103,7 @@ class Scaled:
         macs: its multiply-adds.
         budget: those asked for.
         tolerance: the share of the budget within which it was looked for.
-        distance: from what the factors ask for: the sum over quantities of the squared difference of logarithms.
+        distance: from what the factors ask for: squared differences of logarithms, summed over quantities.
     """
 
     arch: Architecture
@@ -122,10 +122,10 @@ def factors(family: Family, found: Architecture) -> dict[str, float]:
 def nearest(family: Family, strategy: Mapping[str, float], macs: int | None = None) -> Scaled:
     """The architecture nearest to the scaled default among those that meet a budget.
 
-    Nearest by least squares: the sum over quantities of the squared logarithm of what it has over what is asked for,
-    averaged over parts, all of which are scaled alike. Among equals, the one that changes fewest choices.
-    Architectures are tried from the nearest on. The order is exact where each part of a quantity is one choice's;
-    elsewhere it is a local search.
+    Nearest by least squares: the sum over quantities of the squared logarithm of what it has over what is
+    asked for, averaged over parts, all of which are scaled alike. Among equals, what changes fewest choices.
+    Architectures are tried from the nearest on. The order is exact where each part of a quantity is one
+    choice's; elsewhere it is a local search.
 
     Args:
         family: that is scaled.
@@ -133,7 +133,7 @@ def nearest(family: Family, strategy: Mapping[str, float], macs: int | None = No
         macs: the budget; None is what the default takes.
 
     Raises:
-        ScalingError: for a quantity that the family does not have, or a budget that it does not meet within 10 %.
+        ScalingError: for a quantity that the family does not have, or a budget not met within 10 %.
     """
     wanted = _wanted(family, strategy)
     budget = cost(family.space, family.default).macs if macs is None else macs
@@ -151,8 +151,9 @@ def nearest(family: Family, strategy: Mapping[str, float], macs: int | None = No
                 return Scaled(scaled.arch, scaled.macs, budget, tolerance, scaled.distance)
     closest = min(off, key=lambda entry: entry[0])[1]
     raise ScalingError(
-        f"macs must be within {TOLERANCES[-1]:.0%} of an architecture of {family.space.name!r}, but got {budget:,}: "
-        f"of the {len(off):,} nearest to what is asked for, the closest takes {closest.macs:,}"
+        f"macs must be within {TOLERANCES[-1]:.0%} of an architecture of {family.space.name!r}, "
+        f"but got {budget:,}: of the {len(off):,} nearest to what is asked for, "
+        f"the closest takes {closest.macs:,}"
     )
 
 
@@ -186,8 +187,8 @@ def _by_distance(
 ) -> Iterator[tuple[float, dict[str, Value]]]:
     """Canonical architectures, from the nearest on: best-first search from it, by changes of one choice.
 
-    Where each choice adds its own term to the distance, any architecture is reached from the nearest by steps that
-    only add, so none is overtaken by one that is farther.
+    Where each choice adds its own term to the distance, any architecture is reached from the nearest by steps
+    that only add, so none is overtaken by one that is farther.
     """
     space = family.space
     options = {key: _listed(key, domain) for key, domain in space.domains.items()}

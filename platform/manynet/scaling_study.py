@@ -1,4 +1,4 @@
-"""A strategy found on one family, tried on another: its default against the scaled architecture, trained alike."""
+"""A strategy found on one family, tried on another: default and scaled architecture, trained alike."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ class Comparison:
         # Of all ways to deal 2n scores to two sides, two set the sides apart.
         chance = math.comb(2 * len(scaled), len(scaled)) // 2
         return (
-            f"the scaled {self.target} is {better} in every seed ({figures}); chance alone would set them apart "
-            f"1 time in {chance}"
+            f"the scaled {self.target} is {better} in every seed ({figures}); "
+            f"chance alone would set them apart 1 time in {chance}"
         )
 
 
@@ -119,10 +119,10 @@ class ScalingStudy:
         target: the family that the strategy is applied to.
         recipe: how both contenders are trained; None is as the study's anchors. Its seed is the first.
         seeds: trainings of each.
-        macs: multiply-adds of both contenders; None is what the target's default takes, and else the default is
-            itself moved to them, with all factors 1.
-        found: key of an evaluation, or of its architecture; None is the best with the multiply-adds of the source's
-            default, within 10 %.
+        macs: multiply-adds of both contenders; None is what the target's default takes, and else the default
+            is itself moved to them, with all factors 1.
+        found: key of an evaluation, or of its architecture; None is the best with the multiply-adds of the
+            source's default, within 10 %.
         data: that they are trained on; None is the study's.
 
     Raises:
@@ -142,7 +142,8 @@ class ScalingStudy:
     ) -> None:
         if seeds < 2:
             raise ScalingError(f"seeds must be at least 2, for a range, but got {seeds}")
-        self.study, self.source, self.seeds = study, source, seeds
+        self.study, self.seeds = study, seeds
+        self.source = source = replace(source, space=study.space)
         self.recipe = recipe or default_recipe(study)
         training.check(self.recipe, "subnet")
         space, self.data = fit_together(target.space, study.experiment.data if data is None else data)
@@ -154,9 +155,10 @@ class ScalingStudy:
         self.default = nearest(self.target, {}, macs)
         self.scaled = nearest(self.target, self.strategy, self.default.budget)
         if self.scaled.arch == self.default.arch:
+            asked = ", ".join(f"{name} {factor:.2f}" for name, factor in self.strategy.items())
             raise ScalingError(
-                f"the scaled architecture must differ from {space.name!r}'s default, but nothing nearer to factors of "
-                f"{', '.join(f'{name} {factor:.2f}' for name, factor in self.strategy.items())} takes as many multiply-adds"
+                f"the scaled architecture must differ from {space.name!r}'s default, but nothing with as "
+                f"many multiply-adds is nearer to factors of {asked}"
             )
 
     def run(self) -> Comparison:
@@ -256,8 +258,8 @@ def _found(study: Study, source: Family, key: str | None) -> Record:
     ]
     if not inside:
         raise ScalingError(
-            f"search must have evaluated an architecture within {TOLERANCES[-1]:.0%} of the default's {budget:,} "
-            f"multiply-adds, but none of {len(records)} is; give search constraints on macs"
+            f"search must have evaluated an architecture within {TOLERANCES[-1]:.0%} of the default's "
+            f"{budget:,} multiply-adds, but none of {len(records)} is; give search constraints on macs"
         )
     # Small validation splits give many the same accuracy: the loss tells them apart.
     return max(inside, key=lambda r: (r.metrics[metric], -r.metrics.get("loss", 0.0), r.key))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from manynet.cli.stopping import stopped
@@ -32,7 +33,8 @@ def scale(
     found: Annotated[
         str | None,
         typer.Option(
-            help="Key of an evaluation, or of its architecture.  [default: the best with the default's multiply-adds]"
+            help="Key of an evaluation, or of its architecture.  "
+            "[default: the best with the default's multiply-adds]"
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data to train on.  [default: the study's]")] = None,
@@ -42,10 +44,10 @@ def scale(
 ) -> None:
     """Scale another family as a search has found it right for this one, and see whether that helps.
 
-    By the factors by which the found architecture differs from the default (depth, width, resolution, patches...),
-    another family's default is scaled, at equal multiply-adds. Both are trained from random weights by one
-    recipe, some seeds each, and compared on the test split. Results are added to `RUN/scaling.json`. Started again,
-    it goes on.
+    By the factors by which the found architecture differs from the default (depth, width, resolution,
+    patches...), another family's default is scaled, at equal multiply-adds. Both are trained from random
+    weights by one recipe, some seeds each, and compared on the test split. Results are added to
+    `RUN/scaling.json`. Started again, it goes on.
 
     Example: `manynet scale runs/vit --default search_spaces.vit:tiny_default --onto search_spaces.pit:tiny
     --onto-default search_spaces.pit:tiny_default`
@@ -107,10 +109,10 @@ def _strategy(made: Comparison) -> Table:
 
 def _contenders(made: Comparison) -> Table:
     table = Table(title=f"Trained alone on {made.data}")
-    for name in ("", "multiply-adds", "parameters", f"test {made.metric}, mean [range]"):
+    for name in ("", "multiply-adds", "parameters", f"test {made.metric}, mean and range"):
         table.add_column(name, overflow="fold")
     for name, side in (("default", made.default), ("scaled", made.scaled)):
-        table.add_row(name, f"{side.macs:,}", f"{side.parameters:,}", str(side))
+        table.add_row(name, f"{side.macs:,}", f"{side.parameters:,}", escape(str(side)))
     return table
 
 
