@@ -1,12 +1,13 @@
 """Pooling-based vision transformers (PiT, arXiv 2103.16302): stages of blocks on ever smaller grids of wider tokens.
 
 ``imagenet`` holds the published :data:`pit_ti`, :data:`pit_xs` and :data:`pit_s`; ``tiny`` trains on a CPU in
-minutes, on images of 8 to 32 pixels, which are resized to its resolutions.
+minutes, on images of 8 to 32 pixels, which are resized to its resolutions; :data:`tiny_default` has the
+published proportions there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -247,6 +248,21 @@ def space(
     )
 
 
+def scales(arch: Mapping[str, Any]) -> dict[str, float | tuple[float, ...]]:
+    """What scaling may change, of one architecture: a number for each stage where each has its own."""
+    stages = sum(key.endswith(".depth") for key in arch)
+    return {
+        "width": arch["width"],
+        "resolution": arch["resolution"],
+        "patch": (arch["patch_size"], arch["stride"]),
+        "head_dim": arch["head_dim"],
+        **{
+            key: tuple(arch[f"stage{index}.{key}"] for index in range(stages))
+            for key in ("depth", "heads", "mlp_ratio")
+        },
+    }
+
+
 tiny = space(
     "pit-tiny",
     resolution=(16, 24, 32),
@@ -284,13 +300,18 @@ imagenet = space(
 )
 
 
-def _published(width: int, head_dim: int, heads: tuple[int, int, int]) -> dict[str, int]:
-    arch = {"resolution": 224, "patch_size": 16, "stride": 8, "width": width, "head_dim": head_dim}
-    for index, (depth, count) in enumerate(zip((2, 6, 4), heads, strict=True)):
+def _staged(depths: Sequence[int], heads: Sequence[int], **others: int) -> dict[str, int]:
+    """An architecture with MLPs of 4 widths, and patches that overlap by half."""
+    arch = others | {"stride": others["patch_size"] // 2}
+    for index, (depth, count) in enumerate(zip(depths, heads, strict=True)):
         arch |= {f"stage{index}.depth": depth, f"stage{index}.heads": count, f"stage{index}.mlp_ratio": 4}
     return arch
 
 
-pit_ti = _published(width=64, head_dim=32, heads=(2, 4, 8))
-pit_xs = _published(width=96, head_dim=48, heads=(2, 4, 8))
-pit_s = _published(width=144, head_dim=48, heads=(3, 6, 12))
+_published = partial(_staged, (2, 6, 4), resolution=224, patch_size=16)
+pit_ti = _published((2, 4, 8), width=64, head_dim=32)
+pit_xs = _published((2, 4, 8), width=96, head_dim=48)
+pit_s = _published((3, 6, 12), width=144, head_dim=48)
+
+# The published proportions in the middle of ``tiny``: a third of the depths, rounded.
+tiny_default = _staged((1, 2, 1), (2, 4, 8), resolution=24, patch_size=8, width=24, head_dim=16)

@@ -3,6 +3,7 @@
 ``tiny`` trains on a CPU in a minute. ``autoformer_t``, ``_s`` and ``_b`` have the ranges of AutoFormer
 (arXiv 2107.00651). ``deit_scaling`` scales DeiT-Tiny (arXiv 2012.12877) by the factors of hardware-aware
 ViT scaling (doi 10.1145/3611387); DeiT-Tiny itself is one of its architectures, :data:`DEIT_TINY`.
+:data:`tiny_default` has its proportions in ``tiny``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -239,6 +241,18 @@ def square_image(channels: int, arch: Mapping[str, Any]) -> tuple[int, int, int]
     return channels, arch["resolution"], arch["resolution"]
 
 
+def scales(arch: Mapping[str, Any]) -> dict[str, float]:
+    """What scaling may change, of one architecture: heads and MLP ratio are means over its blocks."""
+    prefixes = [f"block{i}." for i in range(arch["depth"])] if "block0.heads" in arch else [""]
+    return {
+        "depth": arch["depth"],
+        "width": arch["width"],
+        "resolution": arch["resolution"],
+        "patch": arch["patch_size"],
+        **{key: fmean(arch[prefix + key] for prefix in prefixes) for key in ("heads", "mlp_ratio")},
+    }
+
+
 tiny = space(
     "vit-tiny",
     resolution=(8, 16, 24, 32),
@@ -252,6 +266,12 @@ tiny = space(
     channels=1,
     classes=10,
 )
+
+# DeiT-Tiny's proportions: 16 times as wide as deep, MLPs of 4 widths. Its heads would be 3, of 16 features;
+# 4 is the option nearest in ratio.
+tiny_default: dict[str, Any] = {"resolution": 16, "patch_size": 4, "depth": 3, "width": 48}
+for _block in range(3):
+    tiny_default |= {f"block{_block}.heads": 4, f"block{_block}.mlp_ratio": 4}
 
 _imagenet_224: dict[str, Any] = {"resolution": (224,), "patch_size": (16,), "per_block": True}
 

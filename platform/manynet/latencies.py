@@ -112,8 +112,7 @@ def check(space: SearchSpace, names: Sequence[DeviceName], settings: SearchSetti
         if name.source != "table":
             placement.places(name, placement.this_node())
     for table in tables(names, settings).values():
-        for arch in (space.largest, space.smallest):
-            table.milliseconds(space, arch)
+        table.check(space)
 
 
 def measuring(names: Sequence[DeviceName]) -> list[str]:

@@ -1,0 +1,124 @@
+"""The command that tries a scaling strategy on another family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from manynet.cli.stopping import stopped
+
+if TYPE_CHECKING:
+    from manynet.scaling_study import Comparison
+
+
+def scale(
+    folder: Annotated[
+        str, typer.Argument(metavar="RUN", help="Folder of a searched study.", show_default=False)
+    ],
+    default: Annotated[
+        str, typer.Option(help="`module:name` of the default of the study's space.", show_default=False)
+    ],
+    onto: Annotated[
+        str, typer.Option(help="`module:name` of the space that is scaled alike.", show_default=False)
+    ],
+    onto_default: Annotated[str, typer.Option(help="`module:name` of its default.", show_default=False)],
+    macs: Annotated[
+        int | None, typer.Option(help="Multiply-adds of both contenders.  [default: what its default takes]")
+    ] = None,
+    found: Annotated[
+        str | None,
+        typer.Option(
+            help="Key of an evaluation, or of its architecture.  "
+            "[default: the best with the default's multiply-adds]"
+        ),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Data to train on.  [default: the study's]")] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each contender.")] = 3,
+    steps: Annotated[int | None, typer.Option(help="Of each.  [default: the study's anchors']")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of each.  [default: likewise]")] = None,
+) -> None:
+    """Scale another family as a search has found it right for this one, and see whether that helps.
+
+    By the factors by which the found architecture differs from the default (depth, width, resolution,
+    patches...), another family's default is scaled, at equal multiply-adds. Both are trained from random
+    weights by one recipe, some seeds each, and compared on the test split. Results are added to
+    `RUN/scaling.json`. Started again, it goes on.
+
+    Example: `manynet scale runs/vit --default search_spaces.vit:tiny_default --onto search_spaces.pit:tiny
+    --onto-default search_spaces.pit:tiny_default`
+    """
+    from manynet.scaling import Family
+    from manynet.scaling_study import RESULTS, ScalingStudy, default_recipe
+    from manynet.settings import TrainSettings
+    from manynet.study import Study
+    from manynet.training import TrainingStopped
+
+    study = Study.open(folder)
+    changes = {"steps": steps, "learning_rate": learning_rate}
+    given = {name: value for name, value in changes.items() if value is not None}
+    prepared = ScalingStudy(
+        study,
+        Family.load(study.experiment.space, default),
+        Family.load(onto, onto_default),
+        recipe=TrainSettings.checked({**default_recipe(study).model_dump(), **given}),
+        seeds=seeds,
+        macs=macs,
+        found=found,
+        data=data,
+    )
+    try:
+        made = prepared.run()
+    except (KeyboardInterrupt, TrainingStopped) as stop:
+        stopped(stop, "the same `manynet scale`")
+    _show(made, f"{folder}/{RESULTS}")
+
+
+def _show(made: Comparison, address: str) -> None:
+    console = Console()
+    console.print(_strategy(made))
+    console.print(_contenders(made))
+    if made.left_out:
+        console.print(f"{made.target} has no {', '.join(made.left_out)}", markup=False)
+    if made.widened:
+        console.print(f"nothing was nearer to the budget than {made.tolerance:.0%}", style="yellow")
+    console.print(made.verdict, markup=False, soft_wrap=True)
+    console.print(f"all figures: {address}", markup=False, soft_wrap=True)
+
+
+def _strategy(made: Comparison) -> Table:
+    table = Table(title=f"The strategy, from {made.source} to {made.target}")
+    names = (f"{made.source}\ndefault", "found", "factor", f"{made.target}\ndefault", "scaled")
+    for name in ("", *names):
+        table.add_column(name, overflow="fold")
+    for name, factor in made.strategy.items():
+        sides = (made.before, made.found, made.default.quantities, made.scaled.quantities)
+        before, found, default, scaled = (_parts(side[name]) for side in sides)
+        table.add_row(name, before, found, f"{factor:.2f}", default, scaled)
+    others = [name for name in made.default.quantities if name not in made.strategy]
+    for name in others:
+        own = (_parts(side.quantities[name]) for side in (made.default, made.scaled))
+        table.add_row(name, "", "", "", *own, style="dim")
+    table.add_row("multiply-adds", f"{made.before_macs:,}", f"{made.found_macs:,}", "", *_macs(made))
+    return table
+
+
+def _contenders(made: Comparison) -> Table:
+    table = Table(title=f"Trained alone on {made.data}")
+    for name in ("", "multiply-adds", "parameters", f"test {made.metric}, mean and range"):
+        table.add_column(name, overflow="fold")
+    for name, side in (("default", made.default), ("scaled", made.scaled)):
+        table.add_row(name, f"{side.macs:,}", f"{side.parameters:,}", escape(str(side)))
+    return table
+
+
+def _macs(made: Comparison) -> tuple[str, str]:
+    return f"{made.default.macs:,}", f"{made.scaled.macs:,}"
+
+
+def _parts(parts: Sequence[float]) -> str:
+    return "-".join(f"{part:.3g}" for part in parts)
