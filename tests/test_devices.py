@@ -372,6 +372,11 @@ def test_net_that_cannot_run_names_device_and_cause(pool: DevicePool) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_device_measures_and_does_nothing_else() -> None:
+    with pytest.raises(DeviceError, match="a device measures, but got source=predicted in 'host/torch"):
+        DevicePool(["host/torch?source=predicted"])
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_unknown_device_says_what_can_be_had() -> None:
     with pytest.raises(DeviceError, match="one of cuda/torch, .*host/torch.*, but got 'pixel/torch'"):

@@ -47,11 +47,13 @@ def device_name(text: str) -> str:
 
     Raises:
         DeviceError: when it is misspelt.
-        LatencyTableError: when it runs more than one example at a time.
+        LatencyTableError: when it runs more than one example at a time, or does not measure.
     """
     name = DeviceName.parse(text)
     if name.batch != 1:
         raise LatencyTableError(f"a table holds times at batch 1, but got batch {name.batch} in {text!r}")
+    if name.source != "measured":
+        raise LatencyTableError(f"a table holds measured times, but got source={name.source} in {text!r}")
     return str(name)
 
 

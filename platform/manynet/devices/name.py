@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from manynet.devices.errors import DeviceError
 
-RULE = "device must be spelled <device>/<tool>?batch=8&threads=2&precision=bf16"
+RULE = "device must be spelled <device>/<tool>?batch=8&threads=2&precision=bf16&source=predicted"
 PRECISIONS = ("float32", "bf16")
 SOURCES = ("measured", "predicted", "table")
 DEFAULTS = {"batch": 1, "threads": 1, "precision": "float32", "source": "measured"}

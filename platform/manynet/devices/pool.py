@@ -59,6 +59,8 @@ class DevicePool:
     ) -> None:
         parsed = list(dict.fromkeys(DeviceName.parse(name) for name in names))
         for name in parsed:
+            if name.source != "measured":
+                raise DeviceError(f"a device measures, but got source={name.source} in '{name}'")
             tool_of(name)
         self.names = tuple(map(str, parsed))
         self.descriptions: Mapping[str, Description] = {}
