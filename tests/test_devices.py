@@ -335,6 +335,7 @@ def test_pool_measures_every_name(pool: DevicePool) -> None:
         assert measurement.spread >= 0
         assert measurement.source == "measured"
         assert torch.__version__ in measurement.fingerprint
+        assert "cores, frequency " in measurement.fingerprint
         assert Measurement.from_dict(json.loads(json.dumps(measurement.to_dict()))) == measurement
 
 

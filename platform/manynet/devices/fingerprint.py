@@ -7,10 +7,18 @@ from pathlib import Path
 import torch
 
 
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
 def fingerprint() -> str:
-    """This machine in one line: processor model, cores, platform and torch version."""
+    """This machine in one line: processor model, cores, frequency policy, platform and torch version."""
     system = f"{platform.system()} {platform.machine()}"
-    return f"{_processor()}, {os.cpu_count()} cores, {system}, torch {torch.__version__}"
+    return f"{_processor()}, {os.cpu_count()} cores, {_frequency()}, {system}, torch {torch.__version__}"
+
+
+def _frequency() -> str:
+    # A virtual machine or a system other than Linux does not tell, and then nobody can know.
+    return f"frequency by {GOVERNOR.read_text().strip()}" if GOVERNOR.exists() else "frequency policy unknown"
 
 
 def _processor() -> str:
