@@ -32,7 +32,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsRegressor
 
-from manynet.latency_predictor import LatencyPredictor
+from manynet.latency.predictor import LatencyPredictor
 
 BARS = {"tau_behind_in_standard_errors": 1.0, "error_behind_in_standard_errors": 1.0, "per_second": 50_000}
 ADDITIVE = ("pixel3", "fpga")

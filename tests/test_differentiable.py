@@ -12,9 +12,9 @@ import torch
 
 import manynet as mn
 from manynet.data import Batch, load
-from manynet.latency_table import LatencyTable
+from manynet.latency.operations import LatencyTableError, calls
+from manynet.latency.table import LatencyTable
 from manynet.learner import Learner
-from manynet.operations import LatencyTableError, calls
 from manynet.settings import TrainSettings
 from manynet.strategy import TrainingError, load_strategy
 from manynet.training_loop import HeldOut

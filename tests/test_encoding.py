@@ -5,7 +5,7 @@ import pytest
 from ray import tune
 
 from manynet.domains import ArchitectureError, declared
-from manynet.encoding import Encoding
+from manynet.latency.encoding import Encoding
 
 DOMAINS = {
     "depth": tune.choice([2, 4, 8]),

@@ -6,7 +6,7 @@ from scipy.optimize import approx_fprime
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
-from manynet.gaussian_process import CONSTANT, GaussianProcess, Kernel, _Evidence
+from manynet.latency.gaussian_process import CONSTANT, GaussianProcess, Kernel, _Evidence
 
 GENERATOR = np.random.default_rng(0)
 ROWS = GENERATOR.normal(size=(25, 4))

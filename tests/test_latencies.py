@@ -8,11 +8,11 @@ import torch
 from ray import tune
 
 import manynet as mn
-from manynet import latencies
 from manynet.devices import DeviceError, DeviceName
 from manynet.errors import ManynetError
-from manynet.forecaster import FIRST
-from manynet.latency_table import LatencyTable
+from manynet.latency import sources
+from manynet.latency.forecaster import FIRST
+from manynet.latency.table import LatencyTable
 from manynet.settings import SearchSettings
 from manynet.study_devices import told
 
@@ -143,13 +143,13 @@ def test_a_study_tells_how_its_devices_were(study: mn.Study) -> None:
 def test_a_name_that_nothing_serves_is_refused(name: str, said: str, board: Path) -> None:
     settings = SearchSettings(tables={"board/torch": str(board)})
     with pytest.raises(DeviceError, match=said):
-        latencies.check(space, [DeviceName.parse(name)], settings)
+        sources.check(space, [DeviceName.parse(name)], settings)
 
 
 def test_a_table_is_of_one_example(board: Path) -> None:
     settings = SearchSettings(tables={"board/torch?batch=8": str(board)})
     with pytest.raises(DeviceError, match="holds the times of one example, but got batch=8"):
-        latencies.tables([DeviceName.parse("board/torch?batch=8&source=table")], settings)
+        sources.tables([DeviceName.parse("board/torch?batch=8&source=table")], settings)
 
 
 def test_a_table_of_another_space_is_refused(tmp_path: Path) -> None:
@@ -157,4 +157,4 @@ def test_a_table_of_another_space_is_refused(tmp_path: Path) -> None:
     LatencyTable(device="a", tool="b", unit="ms", rows="choices", measured=rows).write(tmp_path / "t.json")
     settings = SearchSettings(tables={"board/torch": str(tmp_path / "t.json")})
     with pytest.raises(ManynetError, match="must be of its choices, but got 'depth'"):
-        latencies.check(space, [DeviceName.parse(LOOKED_UP)], settings)
+        sources.check(space, [DeviceName.parse(LOOKED_UP)], settings)

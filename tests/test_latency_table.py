@@ -18,9 +18,9 @@ from manynet import elastic
 from manynet.devices import MeasurementError
 from manynet.elastic.count import Expectation
 from manynet.elastic.recorder import Recorder
-from manynet.latency_table import LatencyTable
-from manynet.operations import LatencyTableError, Operation, calls, every_operation
-from manynet.table_timing import alone, here, measure_table
+from manynet.latency.operations import LatencyTableError, Operation, calls, every_operation
+from manynet.latency.table import LatencyTable
+from manynet.latency.table_timing import alone, here, measure_table
 from search_spaces import dmasking, nasrec, pit, vit
 
 SPACE = dmasking.space(

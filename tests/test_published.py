@@ -19,7 +19,7 @@ import manynet as mn
 from manynet.cli import app
 from manynet.data.base import DataError
 from manynet.devices import DeviceName, Measurement
-from manynet.latency_table import LatencyTable
+from manynet.latency.table import LatencyTable
 from manynet.ledger import Ledger, Record
 from manynet.published import Imported, PublishedError, import_published
 

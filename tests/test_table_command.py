@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from manynet import reference
-from manynet.latency_table import LatencyTable
+from manynet.latency.table import LatencyTable
 from manynet.space import SearchSpace
 
 SPACE = """

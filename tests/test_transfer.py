@@ -20,10 +20,10 @@ from manynet.errors import ManynetError
 from manynet.ledger import Ledger, Record
 from manynet.ranking import RankingQuality
 from manynet.report.transfer_page import transfer_page
-from manynet.transfer import Loss, TransferError, compare, loss_at_equal_latency, pareto_front
-from manynet.transfer_measuring import chosen, measure_missing, with_measurements
-from manynet.transfer_reading import reading, verdict
-from manynet.transfer_runs import comparable, transfer_published, transfer_search
+from manynet.transfer.comparison import Loss, TransferError, compare, loss_at_equal_latency, pareto_front
+from manynet.transfer.measuring import chosen, measure_missing, with_measurements
+from manynet.transfer.reading import reading, verdict
+from manynet.transfer.runs import comparable, transfer_published, transfer_search
 
 A, B, C = "host/torch", "host/onnxruntime", "host/openvino"
 NAMES = {"a": A, "b": B, "c": C}

@@ -14,7 +14,7 @@ from manynet import reference
 from manynet.data import Batch
 from manynet.elastic.count import Count, Expectation
 from manynet.evaluation import fit
-from manynet.latency_table import LatencyTable
+from manynet.latency.table import LatencyTable
 from manynet.space import Architecture, SearchSpace
 from manynet.strategy import Step, Strategy, TrainingError
 
@@ -33,7 +33,7 @@ class Differentiable(Strategy):
     Args:
         target: cost to aim for, in the unit of ``cost``.
         cost: ``macs`` or ``parameters`` of one example, or ``latency``: its milliseconds by a table.
-        table: address of that table, an absolute path or a URI; see :class:`manynet.latency_table.LatencyTable`.
+        table: address of that table, an absolute path or a URI; see :class:`manynet.latency.table.LatencyTable`.
         term: ``module:name`` of what weighs cost against the loss; see :mod:`trainers.cost_terms`.
         strength: of that term.
         temperature: of the first step; it falls exponentially.

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from manynet import latencies, reference, study_devices, training
+from manynet import reference, study_devices, training
 from manynet.baseline import fit_baseline
 from manynet.cluster import connect
 from manynet.conditions import Condition, Objective, check_columns, latency_devices, parse_conditions
@@ -20,6 +20,7 @@ from manynet.errors import ManynetError
 from manynet.experiment import Experiment, parse_experiment, takes, variants
 from manynet.fitting import fit_together
 from manynet.handover import TEST, Handover, anchor_settings, winner_settings
+from manynet.latency import sources
 from manynet.ledger import Kind, Ledger, Record
 from manynet.ranking import FEWEST, RankingQuality, kendall
 from manynet.report import ReportContent, write_report
@@ -30,9 +31,9 @@ from manynet.space import SearchSpace, described
 from manynet.storage import absolute, exists, read_bytes, write_bytes
 from manynet.subnet import cost
 from manynet.training import Trained
-from manynet.transfer import Transfer
-from manynet.transfer_runs import transfer_search
-from manynet.transfer_runs import write as write_transfer
+from manynet.transfer.comparison import Transfer
+from manynet.transfer.runs import transfer_search
+from manynet.transfer.runs import write as write_transfer
 
 logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=Settings)
@@ -187,7 +188,7 @@ class Study:
         searched = self._settings("search", SearchSettings)
         asked = self._device_names(searched)
         with study_devices.opened(
-            self.space, asked, searched, self.folder, records, latencies.served
+            self.space, asked, searched, self.folder, records, sources.served
         ) as latency:
             trained = training.train_subnets(
                 [*anchoring, *winning], self.space, self.data, f"{self.folder}/subnets"
@@ -201,7 +202,7 @@ class Study:
                 self.ledger.write(handover.finalist(subnet, measured, self.folder))
 
     def transfer(self, source: str, targets: Sequence[str] = (), subnets: int = 200) -> Transfer:
-        """Whether the front found for one device holds on others; see :class:`manynet.transfer.Transfer`.
+        """Whether the front found for one device holds on others; see :class:`manynet.transfer.comparison.Transfer`.
 
         Measures what the search did not, and writes ``transfer.json`` and ``transfer.html``. Every measurement is
         in the ledger at once: stopped and called again, it goes on.

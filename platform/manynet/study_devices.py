@@ -9,20 +9,20 @@ from pathlib import Path
 
 from torch import nn
 
-from manynet import latencies
 from manynet.cluster import connect
 from manynet.conditions import LATENCY, Condition
 from manynet.devices import DeviceError, DeviceName, DevicePool, Measurement, MeasurementError
 from manynet.devices.journal import Journal, Status
 from manynet.errors import ManynetError
 from manynet.evaluation import Inputs
-from manynet.latencies import Latencies
+from manynet.latency import sources
+from manynet.latency.sources import Latencies
 from manynet.ledger import Record
 from manynet.settings import SearchSettings
 from manynet.space import Architecture, SearchSpace
 from manynet.storage import exists
 from manynet.subnet import Subnet, extract
-from manynet.transfer_measuring import Measure
+from manynet.transfer.measuring import Measure
 
 logger = logging.getLogger(__name__)
 FILE = "devices.json"
@@ -37,10 +37,10 @@ def check(space: SearchSpace, asked: Sequence[str], settings: SearchSettings) ->
     """Connect to Ray and refuse devices that a search could not use, before anything expensive starts.
 
     Raises:
-        DeviceError, LatencyTableError: as :func:`manynet.latencies.check`.
+        DeviceError, LatencyTableError: as :func:`manynet.latency.sources.check`.
     """
     connect(asked)
-    latencies.check(space, canonical(asked), settings)
+    sources.check(space, canonical(asked), settings)
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def opened(
     settings: SearchSettings,
     folder: str,
     records: Iterable[Record],
-    devices: Callable[[Sequence[DeviceName]], list[str]] = latencies.measuring,
+    devices: Callable[[Sequence[DeviceName]], list[str]] = sources.measuring,
 ) -> Iterator[Latencies]:
     """What gives the latencies of a search.
 
@@ -65,8 +65,8 @@ def opened(
     connect(asked)
     names = canonical(asked)
     with _referred(space, devices(names), settings.isolate, f"{folder}/{FILE}") as pool:
-        tables = latencies.tables(names, settings)
-        forecasters = latencies.forecasters(space, names, settings, records)
+        tables = sources.tables(names, settings)
+        forecasters = sources.forecasters(space, names, settings, records)
         yield Latencies(space, names, pool, tables, forecasters)
 
 

@@ -46,11 +46,11 @@ def table(
     from manynet.cluster import connect
     from manynet.devices import DevicePool
     from manynet.fitting import fit_together
+    from manynet.latency.table_fit import agreement
+    from manynet.latency.table_timing import device_name, measure_subnets, measure_table
     from manynet.reference import load_one
     from manynet.space import SearchSpace
     from manynet.storage import locate
-    from manynet.table_fit import agreement
-    from manynet.table_timing import device_name, measure_subnets, measure_table
 
     name = device_name(device)
     locate(file)

@@ -12,7 +12,7 @@ from rich.table import Table
 from manynet.cli.stopping import stopped
 
 if TYPE_CHECKING:
-    from manynet.transfer import Transfer
+    from manynet.transfer.comparison import Transfer
 
 WIDEST = 10
 
@@ -49,7 +49,7 @@ def transfer(
     Example: `manynet transfer runs/mine --from host/torch --to host/onnxruntime --to host/torch.compile`
     """
     from manynet.study import Study
-    from manynet.transfer_runs import is_published, transfer_published
+    from manynet.transfer.runs import is_published, transfer_published
 
     try:
         if is_published(folder):
@@ -64,7 +64,7 @@ def transfer(
 
 def _show(found: Transfer) -> None:
     from manynet.report.transfer_page import cells, head
-    from manynet.transfer_reading import reading
+    from manynet.transfer.reading import reading
 
     console = Console()
     table = Table(title=f"From {escape(found.source)} to")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from manynet.devices import DeviceName
-from manynet.latency_table import LatencyTable
+from manynet.latency.table import LatencyTable
 from manynet.published.latencies import Choice, options
 
 # Published figures are rounded, but not as coarsely as this.

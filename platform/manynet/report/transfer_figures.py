@@ -13,7 +13,7 @@ from manynet.conditions import LATENCY
 from manynet.ledger import Record
 from manynet.report.content import is_percentage, show
 from manynet.report.figures import COLOURS, FAINT, GRID, LOG_RATIO, MUTED, layout
-from manynet.transfer import Target, Transfer, pareto_front, with_columns
+from manynet.transfer.comparison import Target, Transfer, pareto_front, with_columns
 
 OWN, FOUND = COLOURS[0], COLOURS[1]
 CHOICES = 6

@@ -8,8 +8,8 @@ from html import escape
 from manynet.ranking import RankingQuality
 from manynet.report import transfer_figures as figures
 from manynet.report.page import Section, heading, page, plot
-from manynet.transfer import Target, Transfer
-from manynet.transfer_reading import points, reading
+from manynet.transfer.comparison import Target, Transfer
+from manynet.transfer.reading import points, reading
 
 PLAIN = ("device", "tau, all subnets", "subnets")
 SCORED = (*PLAIN, "tau, front", "front", "mean loss", "largest loss", "not reached")

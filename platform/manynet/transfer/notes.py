@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from manynet.conditions import LATENCY
 from manynet.ledger import Record
 from manynet.ranking import FEWEST
-from manynet.transfer_measuring import FAILURES_IN_A_ROW, Outcome
+from manynet.transfer.measuring import FAILURES_IN_A_ROW, Outcome
 
 
 def coverage(source: str, selected: int, evaluated: int) -> str:

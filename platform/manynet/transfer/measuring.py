@@ -19,7 +19,7 @@ from manynet.ledger import Ledger, Record, record_key
 from manynet.scoring import Latency
 from manynet.selection import anchors
 from manynet.space import Architecture
-from manynet.transfer import pareto_front
+from manynet.transfer.comparison import pareto_front
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from scipy.linalg import block_diag
 from scipy.stats import kendalltau
 
 from manynet.domains import Options
-from manynet.encoding import Encoding
 from manynet.errors import ManynetError
-from manynet.gaussian_process import GaussianProcess, Kernel, Matrix, Vector
+from manynet.latency.encoding import Encoding
+from manynet.latency.gaussian_process import GaussianProcess, Kernel, Matrix, Vector
 
 FEWEST = 10
 FOLDS = 5

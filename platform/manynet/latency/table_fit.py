@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from manynet.latency_table import LatencyTable
-from manynet.operations import calls
+from manynet.latency.operations import calls
+from manynet.latency.table import LatencyTable
 from manynet.ranking import RankingQuality, kendall
 from manynet.space import Architecture, SearchSpace
 

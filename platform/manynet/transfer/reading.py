@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from manynet.ranking import FEWEST_CONVINCING, RankingQuality
-from manynet.transfer import Loss, Transfer
+from manynet.transfer.comparison import Loss, Transfer
 
 # tau 0.8 is nine pairs of ten in the same order, 0.5 is three of four.
 KEPT, LITTLE = 0.8, 0.5

@@ -6,7 +6,7 @@ as ``block3.operator=skip``. For a space either becomes a count over its choices
 multiply-adds are.
 
 An operation that a table lacks is interpolated when it is met, if it lies between measured ones of its family
-(:mod:`manynet.operation_families`); beyond them it is refused.
+(:mod:`manynet.latency.operation_families`); beyond them it is refused.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ray.tune.search.sample import Categorical
 
 from manynet.elastic.count import Count, Keys
 from manynet.elastic.soft import Soft
-from manynet.operation_families import Family
-from manynet.operations import LatencyTableError, Operation, calls
+from manynet.latency.operation_families import Family
+from manynet.latency.operations import LatencyTableError, Operation, calls
 from manynet.space import Architecture, SearchSpace
 from manynet.storage import read_bytes, write_bytes
 

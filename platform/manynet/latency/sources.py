@@ -10,8 +10,8 @@ from ray.actor import ActorProxy
 
 from manynet.devices import DeviceError, DeviceName, DevicePool, Measurement, placement
 from manynet.evaluation import Inputs
-from manynet.forecaster import Forecaster, Known
-from manynet.latency_table import LatencyTable
+from manynet.latency.forecaster import Forecaster, Known
+from manynet.latency.table import LatencyTable
 from manynet.ledger import Record
 from manynet.settings import SearchSettings
 from manynet.space import Architecture, SearchSpace

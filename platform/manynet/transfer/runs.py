@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from manynet import transfer_notes as notes
 from manynet.conditions import LATENCY
 from manynet.devices import DeviceError, DeviceName
 from manynet.devices.tools import tool_of
@@ -17,8 +16,9 @@ from manynet.ledger import Ledger, Record
 from manynet.ranking import FEWEST
 from manynet.report.transfer_page import transfer_page
 from manynet.storage import exists, read_bytes, write_bytes
-from manynet.transfer import Transfer, TransferError, check_devices, compare, with_columns
-from manynet.transfer_measuring import Measure, Outcome, chosen, measure_missing, with_measurements
+from manynet.transfer import notes
+from manynet.transfer.comparison import Transfer, TransferError, check_devices, compare, with_columns
+from manynet.transfer.measuring import Measure, Outcome, chosen, measure_missing, with_measurements
 
 PUBLISHED = "published.json"
 Open = Callable[[Sequence[str]], AbstractContextManager[Measure]]

@@ -14,12 +14,12 @@ from manynet.devices.name import DeviceName
 from manynet.devices.timing import time_run
 from manynet.elastic.recorder import Use
 from manynet.errors import ManynetError
-from manynet.latency_table import LatencyTable
-from manynet.operation_families import Family, apart, families
-from manynet.operations import Call, LatencyTableError, Operation, every_operation
+from manynet.latency.operation_families import Family, apart, families
+from manynet.latency.operations import Call, LatencyTableError, Operation, every_operation
+from manynet.latency.table import LatencyTable
+from manynet.latency.table_fit import Whole, fitted
 from manynet.space import SearchSpace
 from manynet.subnet import extract
-from manynet.table_fit import Whole, fitted
 
 Measure = Callable[[nn.Module, tuple[Tensor, ...]], float]
 """Milliseconds of a network on inputs ``(1, ...)``."""
@@ -66,7 +66,7 @@ def measure_table(
     subnets: int = 20,
     told: Told = lambda done, total: None,
 ) -> LatencyTable:
-    """Measure the operations of a space at one example: :func:`manynet.operations.every_operation`.
+    """Measure the operations of a space at one example: :func:`manynet.latency.operations.every_operation`.
 
     Operations that differ in channels, tokens or features alone are a family. Of a larger family than ``points``
     so many are measured, far from each other, and the others are interpolated between them. What runs outside

@@ -1,7 +1,7 @@
 """Times of operations between measured ones of their family.
 
 A family is all operations that differ in free sizes (channels, tokens, features) alone; see
-:attr:`manynet.operations.Operation.family`.
+:attr:`manynet.latency.operations.Operation.family`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 
-from manynet.operations import Operation
+from manynet.latency.operations import Operation
 
 Array = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import ray
 
 from manynet.devices import DeviceName, Measurement
 from manynet.domains import Options
-from manynet.latency_predictor import LatencyPredictor
+from manynet.latency.predictor import LatencyPredictor
 from manynet.space import Architecture
 
 FIRST = 20
