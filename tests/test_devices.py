@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from manynet.devices import (
     resources,
 )
 from manynet.devices.actor import DeviceActor
-from manynet.devices.timing import summarise, time_run
+from manynet.devices.timing import calmest, summarise, time_run
 from manynet.devices.tools import tool_of
 
 
@@ -142,6 +143,26 @@ def test_wide_spread_is_told_not_hidden() -> None:
     timing = time_run(lambda: time.sleep(next(pauses)))
     assert not timing.steady
     assert timing.spread > 0.05
+
+
+def test_what_the_rest_of_a_machine_adds_for_a_while_is_left_out() -> None:
+    start = time.perf_counter()
+
+    def take() -> float:
+        # Seven tenths of the time something else slows it down, for a quarter of a second on end.
+        disturbed = (time.perf_counter() - start) % 0.357 < 0.25
+        time.sleep(1e-4)
+        return 0.0145 if disturbed else 0.01 + 1e-5 * random.random()
+
+    timing = calmest(take)
+    assert timing.milliseconds == pytest.approx(10, rel=0.01)
+    assert timing.steady
+
+
+def test_a_slow_run_is_timed_a_few_times() -> None:
+    timing = time_run(lambda: time.sleep(0.3))
+    assert 3 <= timing.count <= 5
+    assert timing.milliseconds == pytest.approx(300, rel=0.1)
 
 
 def test_run_faster_than_the_clock_is_timed_in_groups() -> None:

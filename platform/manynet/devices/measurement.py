@@ -21,8 +21,8 @@ class Measurement:
         batch: examples in one run.
         threads: processor threads.
         precision: ``float32`` or ``bf16``.
-        milliseconds: median time of one run (of the whole batch), ms.
-        spread: interquartile range over the median.
+        milliseconds: median time of the calmest runs (of the whole batch), ms.
+        spread: their interquartile range over the median.
         count: timed samples behind the median.
         steady: whether the spread became small enough; if not, the median is uncertain by ``spread``.
         source: ``measured``, ``predicted`` or ``table``.

@@ -1,7 +1,8 @@
-"""Time a run: warm up, then repeat until the spread is small or say that it is not."""
+"""Time a run: warm up, then repeat until the calmest of the repeats agree, or say that they do not."""
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,17 +11,21 @@ from time import perf_counter
 import numpy
 
 TOLERANCE = 0.05
-ROUNDS = 3
-ROUND_SECONDS = 0.5
 WARM_UP_SECONDS = 0.3
-SAMPLES = 20
-FEWEST_SAMPLES = 5
+WARM_UP_SAMPLES = 20
 SAMPLE_SECONDS = 2e-4
+WINDOW_SAMPLES = 5
+WINDOW_SECONDS = (0.02, 0.1)
+CALM_WINDOWS = 3
+AGREEMENT = 0.01
+LEAST_SECONDS = 0.5
+MOST_SECONDS = 2.5
+FEWEST_SAMPLES = 5
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Median ms of one run, its spread (interquartile range over median), samples, and whether it is steady."""
+    """Median ms of the calmest runs, their spread (interquartile range over median), how many, and whether steady."""
 
     milliseconds: float
     spread: float
@@ -29,22 +34,30 @@ class Timing:
 
 
 def time_run(run: Callable[[], None]) -> Timing:
-    """Warm ``run`` up, then time it by the clock; see :func:`steadiest`."""
+    """Warm ``run`` up, then time it by the clock; see :func:`calmest`."""
     group = warm_group(run)
-    return steadiest(lambda: sample(run, group))
+    return calmest(lambda: sample(run, group))
 
 
-def steadiest(take: Callable[[], float]) -> Timing:
-    """Take samples, in seconds, in up to three rounds of half a second; the steadiest round counts.
+def calmest(take: Callable[[], float]) -> Timing:
+    """Take samples, in seconds, for half a second to two and a half; those of the fastest three windows count.
 
-    A round starts afresh, so a disturbance in one does not widen the next.
+    Whatever else a machine does only adds time, and mostly for seconds, not for single runs: a median over all samples
+    differed by 5 % (in one of ten cases 22 %) from one measurement to the next on a shared machine, and one over the
+    calmest windows by 3 % (7 %). It ends when the medians of these windows agree to a hundredth.
     """
-    best = _round(take)
-    for _ in range(ROUNDS - 1):
-        if best.steady:
-            break
-        best = min(best, _round(take), key=lambda timing: timing.spread)
-    return best
+    windows: list[tuple[float, list[float]]] = []
+    start = perf_counter()
+    while True:
+        window = _window(take)
+        bisect.insort(windows, (float(numpy.median(window)), window))
+        calm = windows[:CALM_WINDOWS]
+        timing = summarise([one for _, window in calm for one in window])
+        spent = perf_counter() - start
+        enough = timing.count >= FEWEST_SAMPLES or len(windows) >= FEWEST_SAMPLES
+        agree = len(calm) == CALM_WINDOWS and calm[-1][0] <= (1 + AGREEMENT) * calm[0][0]
+        if enough and (spent >= MOST_SECONDS or spent >= LEAST_SECONDS and timing.steady and agree):
+            return timing
 
 
 def warm_group(run: Callable[[], None]) -> int:
@@ -64,7 +77,7 @@ def warm_up(run: Callable[[], None]) -> float:
         runs *= 2
         now = sample(run, runs)
         spent += now * runs
-        if abs(now - last) <= TOLERANCE * last and spent >= SAMPLES * SAMPLE_SECONDS:
+        if abs(now - last) <= TOLERANCE * last and spent >= WARM_UP_SAMPLES * SAMPLE_SECONDS:
             return now
         last = now
     return last
@@ -85,13 +98,13 @@ def summarise(samples: list[float]) -> Timing:
     return Timing(float(median) * 1e3, spread, len(samples), spread <= TOLERANCE)
 
 
-def _round(take: Callable[[], float]) -> Timing:
+def _window(take: Callable[[], float]) -> list[float]:
+    """A few samples in a row: fewer of a slow run, more of a fast one."""
+    shortest, longest = WINDOW_SECONDS
     samples: list[float] = []
     start = perf_counter()
     while True:
         samples.append(take())
-        late = perf_counter() - start > ROUND_SECONDS
-        if len(samples) >= FEWEST_SAMPLES and late:
-            return summarise(samples)
-        if len(samples) % SAMPLES == 0 and (timing := summarise(samples)).steady:
-            return timing
+        spent = perf_counter() - start
+        if spent >= longest or spent >= shortest and len(samples) >= WINDOW_SAMPLES:
+            return samples

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from manynet.devices.fingerprint import fingerprint
 from manynet.devices.name import DeviceName
-from manynet.devices.timing import Timing, steadiest, warm_group
+from manynet.devices.timing import Timing, calmest, warm_group
 from manynet.devices.tools._base import Tool
 from manynet.devices.tools.torch_network import placed
 
@@ -58,7 +58,7 @@ def time_by_events(run: Callable[[], None]) -> Timing:
         torch.cuda.synchronize()
 
     group = warm_group(to_the_end)
-    return steadiest(lambda: _event_seconds(run, group))
+    return calmest(lambda: _event_seconds(run, group))
 
 
 def _event_seconds(run: Callable[[], None], group: int) -> float:
