@@ -18,8 +18,8 @@ WINDOW_SAMPLES = 5
 WINDOW_SECONDS = (0.02, 0.1)
 CALM_WINDOWS = 3
 AGREEMENT = 0.01
-LEAST_SECONDS = 0.5
-MOST_SECONDS = 2.5
+LEAST_SECONDS = 0.3
+MOST_SECONDS = 2.0
 FEWEST_SAMPLES = 5
 
 
@@ -40,7 +40,7 @@ def time_run(run: Callable[[], None]) -> Timing:
 
 
 def calmest(take: Callable[[], float]) -> Timing:
-    """Take samples, in seconds, for half a second to two and a half; those of the fastest three windows count.
+    """Take samples, in seconds, for a third of a second to two seconds; those of the fastest three windows count.
 
     Whatever else a machine does only adds time, and mostly for seconds, not for single runs: a median over all samples
     differed by 5 % (in one of ten cases 22 %) from one measurement to the next on a shared machine, and one over the
