@@ -103,13 +103,17 @@ def test_drift_is_noticed_told_and_forgiven(tmp_path: Path) -> None:
         (status,) = pool.statuses()
         assert (status.state, status.why, status.measured) == ("in service", "", 3)
         assert running() == [status]
-    assert json.loads(journal.read_text())["devices"][0]["measured"] == 3
+    (entry,) = json.loads(journal.read_text())["devices"]
+    assert (entry["state"], entry["measured"]) == ("ended", 3)
 
     # A later run holds its devices to the same time.
     clock.write_text("2")
     with DevicePool(["host/torch"], journal=str(journal), drift=rules) as pool:
         pool.refer(Sleeper(clock), EXAMPLE)
         assert pool.measure(nn.Identity(), EXAMPLE)["host/torch"].drift < -0.3
+    before, after = json.loads(journal.read_text())["devices"]
+    assert before == entry
+    assert after["measured"] == 1
 
 
 @pytest.mark.usefixtures("ray_cluster")

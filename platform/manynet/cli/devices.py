@@ -60,19 +60,22 @@ def devices(
 
 def _at_work(statuses: Sequence[Status]) -> Table:
     table = Table(title="Devices at work")
-    for name in ("device", "actor", "state"):
+    for name in ("device", "actor", "state", "what it did", "drift", "why"):
         table.add_column(name, overflow="fold")
-    for name in ("measured", "unsteady", "refused", "died", "drift"):
-        table.add_column(name, justify="right")
-    table.add_column("why", overflow="fold")
     for one in statuses:
-        counts = (one.measured, one.unsteady, one.refused, one.deaths)
         table.add_row(
             escape(one.device),
             escape(one.actor or "–"),
             f"[{STYLES.get(one.state, 'default')}]{one.state}[/]",
-            *map(str, counts),
+            _deeds(one),
             f"{one.drift:+.0%}",
             escape(one.why),
         )
     return table
+
+
+def _deeds(one: Status) -> str:
+    counts = {"unsteady": one.unsteady, "refused": one.refused, "times dead": one.deaths}
+    return ", ".join(
+        [f"{one.measured} measured", *(f"{count} {name}" for name, count in counts.items() if count)]
+    )

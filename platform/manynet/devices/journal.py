@@ -17,7 +17,7 @@ class Status(NamedTuple):
         actor: host, Ray node and process.
         node: id of the Ray node.
         fingerprint: hardware and software, one line.
-        state: ``starting``, ``in service``, ``set aside`` or ``lost``.
+        state: ``starting``, ``in service``, ``set aside``, ``lost`` or ``ended``.
         why: it is set aside or lost, or measures in spite of drift; else empty.
         measured: networks it measured.
         unsteady: how many of them had too wide a spread.
@@ -37,6 +37,12 @@ class Status(NamedTuple):
     refused: int
     deaths: int
     drift: float
+
+    @property
+    def ended(self) -> Status:
+        """The same, once its service is no more: what went wrong stays."""
+        at_work = self.state in ("starting", "in service")
+        return self._replace(state="ended") if at_work else self
 
 
 class Journal(NamedTuple):

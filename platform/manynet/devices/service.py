@@ -115,6 +115,8 @@ class DeviceService:
         self._plan = plan
         self._written = Journal() if plan.journal is None else Journal.read(plan.journal)
         before = self._written.references
+        # Of services before this one, what they did stays on record.
+        self._earlier = [status.ended for status in self._written.devices if status.measured or status.deaths]
         self._kinds = {str(name): Kind(name, first=before.get(str(name))) for name in plan.names}
         self._reference: Inputs | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -167,10 +169,10 @@ class DeviceService:
         """End all actors, and write the journal a last time."""
         for task in self._tasks:
             task.cancel()
-        await self._write_journal()
         for kind in self._kinds.values():
             for station in kind.stations:
                 station.close()
+        await self._write_journal(ended=True)
 
     async def _begin(self, kind: Kind) -> Description:
         found = await asyncio.to_thread(places, kind.name, self._plan.home)
@@ -270,11 +272,12 @@ class DeviceService:
             await self._write_journal()
             await asyncio.sleep(JOURNAL_SECONDS)
 
-    async def _write_journal(self) -> None:
+    async def _write_journal(self, ended: bool = False) -> None:
         if self._plan.journal is None:
             return
         references = {name: kind.first for name, kind in self._kinds.items() if kind.first is not None}
-        journal = Journal(self._statuses(), {**self._written.references, **references})
+        now = [status.ended if ended else status for status in self._statuses()]
+        journal = Journal([*self._earlier, *now], {**self._written.references, **references})
         if journal != self._written:
             await asyncio.to_thread(journal.write, self._plan.journal)
             self._written = journal
