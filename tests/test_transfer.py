@@ -157,7 +157,7 @@ def test_the_reading_claims_only_what_intervals_support() -> None:
         for r in records
     ]
     said = reading(compare(alike, A, five, "accuracy"))
-    assert "keeps its order on 5 devices (tau 1.00 to 1.00)" in said and "costs nothing on 5 devices" in said
+    assert "keeps its order on 5 devices (tau 1.00)" in said and "costs nothing on 5 devices" in said
     assert reading(compare(records, A, [B], None)).count(".") == 2
 
 

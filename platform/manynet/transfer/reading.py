@@ -62,7 +62,8 @@ def _devices(members: Sequence[tuple[str, RankingQuality | None]]) -> str:
         return _joined([name for name, _ in members]) if len(members) <= NAMED else f"{len(members)} devices"
     if len(members) <= NAMED:
         return _joined([f"{name} (tau {tau:.2f})" for (name, _), tau in zip(members, known, strict=True)])
-    return f"{len(members)} devices (tau {min(known):.2f} to {max(known):.2f})"
+    ends = dict.fromkeys([f"{min(known):.2f}", f"{max(known):.2f}"])
+    return f"{len(members)} devices (tau {' to '.join(ends)})"
 
 
 def _losses(transfer: Transfer, metric: str) -> str:
