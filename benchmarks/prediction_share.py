@@ -20,7 +20,7 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from manynet.data import digits
+from manynet.fitting import fit_together
 from manynet.ledger import Ledger, Record
 from manynet.search import search
 from manynet.settings import SearchSettings
@@ -52,7 +52,7 @@ def searched(name: str, evaluations: int) -> tuple[list[Record], float]:
         records = search(
             tiny,
             weights,
-            digits(image_size=32),
+            fit_together(tiny, "digits")[1],
             settings,
             Ledger(f"{folder}/ledger"),
             folder,
