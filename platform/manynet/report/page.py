@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote
 
 import plotly.graph_objects as go
@@ -156,12 +157,18 @@ def _predictions(content: ReportContent) -> list[str]:
         found = [measurement(record, column) for record in content.records]
         predicted = [one for one in found if one.get("source") == "predicted"]
         if predicted:
-            last = predicted[-1]
             texts.append(
-                f"Of {column}, {len(found) - len(predicted)} were measured and {len(predicted)} predicted with a "
-                f"cross-validated error of {float(last['error']):.1%} and Kendall's tau of {float(last['tau']):.2f}."
+                f"Of {column}, {len(found) - len(predicted)} were measured and {len(predicted)} predicted"
+                f"{_worth(predicted[-1])}."
             )
     return texts
+
+
+def _worth(prediction: Mapping[str, Any]) -> str:
+    error, tau = prediction.get("error"), prediction.get("tau")
+    if error is None or tau is None:
+        return ""
+    return f" with a cross-validated error of {error:.1%} and Kendall's tau of {tau:.2f}"
 
 
 def _hypervolume(content: ReportContent) -> Section:
