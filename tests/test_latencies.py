@@ -122,9 +122,11 @@ def test_the_report_tells_them_apart(study: mn.Study) -> None:
 
 
 def test_a_study_tells_how_its_devices_were(study: mn.Study) -> None:
-    (status,) = told(study.folder)
-    assert status.device == "host/torch"
-    assert status.measured >= 2
+    searching, finishing = told(study.folder)
+    assert searching.device == finishing.device == "host/torch"
+    assert (searching.state, finishing.state) == ("ended", "ended")
+    assert searching.measured >= FIRST
+    assert finishing.measured == 2
     assert json.loads((Path(study.folder) / "devices.json").read_text())["references"]["host/torch"] > 0
 
 
@@ -156,5 +158,5 @@ def test_a_table_of_another_space_is_refused(tmp_path: Path) -> None:
     rows = {"depth=1": 0.5}
     LatencyTable(device="a", tool="b", unit="ms", rows="choices", measured=rows).write(tmp_path / "t.json")
     settings = SearchSettings(tables={"board/torch": str(tmp_path / "t.json")})
-    with pytest.raises(ManynetError, match="must be of its choices, but got 'depth'"):
+    with pytest.raises(ManynetError, match="must be of its choices, but got 'depth=1'"):
         sources.check(space, [DeviceName.parse(LOOKED_UP)], settings)
