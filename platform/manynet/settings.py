@@ -121,7 +121,7 @@ class SearchSettings(Settings):
         False, description="keep cores for measurements, so that evaluators run on the others and do not wait"
     )
     prediction_deviation: PositiveFloat = Field(
-        0.05,
+        0.1,
         description="share by which a predicted latency may deviate (one standard deviation) and not be measured",
     )
     tables: dict[str, str] = Field(
