@@ -281,7 +281,9 @@ def versioned_attention(
         return kinds, "1"
     # Made and dropped, so that a wrong option is told here and not when a network is made.
     elastic.LinearAngularAttention(1, 1, **(angular or {}))
-    return kinds, ", ".join(["1", *kinds, *(f"{key} {value}" for key, value in sorted((angular or {}).items()))])
+    return kinds, ", ".join(
+        ["1", *kinds, *(f"{key} {value}" for key, value in sorted((angular or {}).items()))]
+    )
 
 
 def square_image(channels: int, arch: Mapping[str, Any]) -> tuple[int, int, int]:

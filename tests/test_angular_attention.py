@@ -349,7 +349,7 @@ def test_an_extracted_subnet_is_the_network_with_the_branch_switched_off() -> No
         trained = network(images, arch=arch)
         subnet = mn.extract(network, arch, space.example(arch)).eval()
     assert len(branch.calls) == 4 and all(int(call.open) == call.entries for call in branch.calls)
-    names = dict((module, name) for name, module in network.named_modules())
+    names = {module: name for name, module in network.named_modules()}
     assert [names[call.layer].split(".")[1] for call in branch.calls] == ["0", "1", "2", "3"]
     with torch.no_grad():
         off = network.eval()(images, arch=arch)
@@ -360,9 +360,9 @@ def test_an_extracted_subnet_is_the_network_with_the_branch_switched_off() -> No
 
 @pytest.mark.parametrize("threshold", [-0.1, math.nan])
 def test_a_threshold_below_zero_is_one_clear_line(threshold: float) -> None:
-    with pytest.raises(elastic.ChoiceError, match="^threshold must be at least 0, but got"):
-        with elastic.auxiliary(threshold=threshold):
-            pass
+    refused = pytest.raises(elastic.ChoiceError, match="^threshold must be at least 0, but got")
+    with refused, elastic.auxiliary(threshold=threshold):
+        pass
 
 
 def test_a_constant_that_sums_all_values_is_angular_attention_s_own() -> None:

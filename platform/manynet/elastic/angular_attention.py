@@ -55,11 +55,10 @@ class AngularProducts(Elastic):
         # One copy each, so that the products of all heads are one batch; they are this call's own.
         query, key, value = (_by_head(x) for x in (query, key, value))
         branch = auxiliary_branch() if self.training else None
-        if branch is None:
-            mixed = self._products(normalised(query), normalised(key), value)
-        else:
-            directions = (x * _inverse_length(x) for x in (query, key))
-            mixed = branch.add(self, self._products(*directions, value), query, key, value)
+        spare = branch is None
+        mixed = self._products(normalised(query, spare), normalised(key, spare), value)
+        if branch is not None:
+            mixed = branch.add(self, mixed, query, key, value)
         return normalised(mixed).view(batch, heads, tokens, head_dim)
 
     def _products(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -129,16 +128,15 @@ class LinearAngularAttention(nn.Module):
         return output
 
 
-def normalised(x: torch.Tensor) -> torch.Tensor:
-    """``x / sqrt(|x|^2 + 1e-6)`` along the last dimension; in place where no gradient needs ``x``."""
-    scale = _inverse_length(x)
-    return x * scale if x.requires_grad else x.mul_(scale)
-
-
-def _inverse_length(x: torch.Tensor) -> torch.Tensor:
-    return (x.square().sum(-1, keepdim=True) + EPSILON).rsqrt().to(x.dtype)
+def normalised(x: torch.Tensor, spare: bool = True) -> torch.Tensor:
+    """``x / sqrt(|x|^2 + 1e-6)`` along the last dimension; in place where ``x`` is spare and no gradient needs it."""
+    # Unlike a sum of squares, it keeps none of them.
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    scale = (length.square() + EPSILON).rsqrt().to(x.dtype)
+    return x.mul_(scale) if spare and not x.requires_grad else x * scale
 
 
 def _by_head(x: torch.Tensor) -> torch.Tensor:
     """``(B, N, heads, d)`` as ``(B * heads, N, d)`` in memory of its own."""
-    return x.transpose(1, 2).clone(memory_format=torch.contiguous_format).flatten(0, 1)
+    own: torch.Tensor = x.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    return own.flatten(0, 1)

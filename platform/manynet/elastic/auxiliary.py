@@ -54,7 +54,12 @@ class Auxiliary:
         return torch.stack([call.mass for call in self.calls]).mean() if self.calls else torch.zeros(())
 
     def add(
-        self, layer: nn.Module, mixed: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+        self,
+        layer: nn.Module,
+        mixed: torch.Tensor,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
     ) -> torch.Tensor:
         """Add ``layer``'s branch to ``mixed``, and note what of it is open.
 

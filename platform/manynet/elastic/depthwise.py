@@ -47,9 +47,11 @@ class TokenTaps(Elastic):
             return as_tokens(mixed + added)
         # Shifted sums: a grouped convolution of so few channels takes several times as long.
         padded = F.pad(value, (0, 0, TAPS // 2, TAPS // 2))
-        for tap in range(TAPS):
-            mixed = torch.addcmul(mixed, padded[:, :, tap : tap + tokens], weight[:, tap, None, None])
-        return as_tokens(mixed)
+        total = torch.addcmul(mixed, padded[:, :, :tokens], weight[:, 0, None, None])
+        for tap in range(1, TAPS):
+            # The slope of a sum needs none of its terms, so it can grow in place.
+            total.addcmul_(padded[:, :, tap : tap + tokens], weight[:, tap, None, None])
+        return as_tokens(total)
 
     def form(self, geometry: Any = None) -> str:
         return f"{type(self).__name__} heads of {geometry}"
@@ -91,10 +93,11 @@ class TokenGrid(Elastic):
         grid = value[:, self.prefix_tokens :].reshape(batch, side, side, features).permute(0, 3, 1, 2)
         added = F.conv2d(grid, leading(self.weight, (features,)), padding=SIDE // 2, groups=features)
         # Features were last in memory, and are in what comes back: no copy.
-        added = added.permute(0, 2, 3, 1).reshape(batch, side * side, features)
+        added = added.permute(0, 2, 3, 1).reshape(batch, side * side, heads, head_dim)
         if self.prefix_tokens:
-            added = F.pad(added, (0, 0, self.prefix_tokens, 0))
-        return as_tokens(mixed) + added
+            added = F.pad(added, (0, 0, 0, 0, self.prefix_tokens, 0))
+        # In this order the sum lies in memory as the tokens do.
+        return (added + mixed.transpose(1, 2)).flatten(2)
 
     def _side(self, tokens: int) -> int:
         side = math.isqrt(max(0, tokens - self.prefix_tokens))
