@@ -52,24 +52,29 @@ class AngularProducts(Elastic):
         macs = 2 * batch * heads * tokens * head_dim * min(tokens, head_dim)
         if self.note({}, macs, geometry=head_dim, input=(batch, tokens, heads * head_dim)):
             return query.new_empty(batch, heads, tokens, head_dim)
-        # One copy each, so that the products of all heads are one batch; they are this call's own.
+        # One copy each, so that the products of all heads are one batch. Without gradients they are spare memory:
+        # asking for fresh pages takes longer than the arithmetic.
         query, key, value = (_by_head(x) for x in (query, key, value))
         branch = auxiliary_branch() if self.training else None
-        spare = branch is None
-        mixed = self._products(normalised(query, spare), normalised(key, spare), value)
+        spare = branch is None and not (query.requires_grad or key.requires_grad or value.requires_grad)
+        mixed = self._products(normalised(query, spare), normalised(key, spare), value, spare)
         if branch is not None:
             mixed = branch.add(self, mixed, query, key, value)
-        return normalised(mixed).view(batch, heads, tokens, head_dim)
+        return normalised(mixed, spare).view(batch, heads, tokens, head_dim)
 
-    def _products(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    def _products(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spare: bool
+    ) -> torch.Tensor:
         """``c + Q (K^T V) / pi`` of ``(B * heads, N, d)``, in the order that takes fewer multiply-adds."""
         tokens, head_dim = query.shape[1:]
+        scales = {"beta": 0.5, "alpha": 1 / math.pi}
         constant = value if self.constant == "released" else value.sum(1, keepdim=True)
-        if tokens > head_dim:
-            left, right = query, torch.bmm(key.transpose(1, 2), value)
-        else:
-            left, right = torch.bmm(query, key.transpose(1, 2)), value
-        return torch.baddbmm(constant, left, right, beta=0.5, alpha=1 / math.pi)
+        if tokens <= head_dim:
+            return torch.baddbmm(constant, torch.bmm(query, key.transpose(1, 2)), value, **scales)
+        context = torch.bmm(key.transpose(1, 2), value)
+        if spare and constant is value:
+            return value.baddbmm_(query, context, **scales)
+        return torch.baddbmm(constant, query, context, **scales)
 
     def form(self, geometry: Any = None) -> str:
         return f"{type(self).__name__} {self.constant} heads of {geometry}"
@@ -128,12 +133,12 @@ class LinearAngularAttention(nn.Module):
         return output
 
 
-def normalised(x: torch.Tensor, spare: bool = True) -> torch.Tensor:
-    """``x / sqrt(|x|^2 + 1e-6)`` along the last dimension; in place where ``x`` is spare and no gradient needs it."""
+def normalised(x: torch.Tensor, spare: bool) -> torch.Tensor:
+    """``x / sqrt(|x|^2 + 1e-6)`` along the last dimension; in place where ``x`` is spare."""
     # Unlike a sum of squares, it keeps none of them.
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     scale = (length.square() + EPSILON).rsqrt().to(x.dtype)
-    return x.mul_(scale) if spare and not x.requires_grad else x * scale
+    return x.mul_(scale) if spare else x * scale
 
 
 def _by_head(x: torch.Tensor) -> torch.Tensor:

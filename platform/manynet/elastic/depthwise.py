@@ -29,7 +29,7 @@ class TokenTaps(Elastic):
         self.weight = nn.Parameter(_uniform(heads, TAPS))
 
     def forward(self, mixed: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Add what it makes of values ``(B, N, heads, d)`` to ``mixed``, ``(B, heads, N, d)``.
+        """Add what it makes of values ``(B, N, heads, d)`` to ``mixed``, ``(B, heads, N, d)``, which is overwritten.
 
         Returns:
             The sum as tokens, ``(B, N, heads * d)``.
@@ -47,11 +47,10 @@ class TokenTaps(Elastic):
             return as_tokens(mixed + added)
         # Shifted sums: a grouped convolution of so few channels takes several times as long.
         padded = F.pad(value, (0, 0, TAPS // 2, TAPS // 2))
-        total = torch.addcmul(mixed, padded[:, :, :tokens], weight[:, 0, None, None])
-        for tap in range(1, TAPS):
+        for tap in range(TAPS):
             # The slope of a sum needs none of its terms, so it can grow in place.
-            total.addcmul_(padded[:, :, tap : tap + tokens], weight[:, tap, None, None])
-        return as_tokens(total)
+            mixed.addcmul_(padded[:, :, tap : tap + tokens], weight[:, tap, None, None])
+        return as_tokens(mixed)
 
     def form(self, geometry: Any = None) -> str:
         return f"{type(self).__name__} heads of {geometry}"
