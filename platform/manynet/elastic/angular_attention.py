@@ -67,14 +67,14 @@ class AngularProducts(Elastic):
     ) -> torch.Tensor:
         """``c + Q (K^T V) / pi`` of ``(B * heads, N, d)``, in the order that takes fewer multiply-adds."""
         tokens, head_dim = query.shape[1:]
-        scales = {"beta": 0.5, "alpha": 1 / math.pi}
         constant = value if self.constant == "released" else value.sum(1, keepdim=True)
-        if tokens <= head_dim:
-            return torch.baddbmm(constant, torch.bmm(query, key.transpose(1, 2)), value, **scales)
-        context = torch.bmm(key.transpose(1, 2), value)
-        if spare and constant is value:
-            return value.baddbmm_(query, context, **scales)
-        return torch.baddbmm(constant, query, context, **scales)
+        if tokens > head_dim:
+            left, right = query, torch.bmm(key.transpose(1, 2), value)
+        else:
+            left, right = torch.bmm(query, key.transpose(1, 2)), value
+        if spare and constant is value and right is not value:
+            return value.baddbmm_(left, right, beta=0.5, alpha=1 / math.pi)
+        return torch.baddbmm(constant, left, right, beta=0.5, alpha=1 / math.pi)
 
     def form(self, geometry: Any = None) -> str:
         return f"{type(self).__name__} {self.constant} heads of {geometry}"
