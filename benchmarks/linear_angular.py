@@ -18,7 +18,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from manynet import elastic
+from manynet.devices.tools.torch_compile import compiled
 from manynet.elastic.angular_attention import BRANCHES, CONSTANTS
 
 BARS = {196: 1.1, 576: 0.75, 1024: 0.5, 2304: 0.3}
@@ -103,19 +104,19 @@ def default() -> str:
 
 def measured(tokens: int, device: torch.device, turns: int) -> Seconds:
     """Seconds of every way, at so many tokens."""
-    # Compiled for this number of tokens alone, as for a subnet that is deployed.
     torch.compiler.reset()
     on_gpu = device.type == "cuda"
     dtype = torch.bfloat16 if on_gpu else torch.float32
     x = torch.randn(64 if on_gpu else 8, tokens, WIDTH, device=device, dtype=dtype)
     ways = {name: block.to(device, dtype).eval() for name, block in blocks().items()}
-    compiled = {name: torch.compile(block, dynamic=False) for name, block in ways.items()}
-    runs = {
-        (name, how): kind[name] for name in ways for how, kind in (("eager", ways), ("compiled", compiled))
-    }
-    taken: dict[tuple[str, str], list[float]] = {run: [] for run in runs}
     with torch.inference_mode():
         same(ways, x)
+    runs: dict[tuple[str, str], Callable[..., Any]] = {}
+    for name, block in ways.items():
+        # As the tool of that name: one graph, for this number of tokens alone.
+        runs |= {(name, "eager"): block, (name, "compiled"): compiled(block, (x,))}
+    taken: dict[tuple[str, str], list[float]] = {run: [] for run in runs}
+    with torch.inference_mode():
         for turn in range(2 + max(3, turns * min(BARS) // tokens)):
             for run, network in runs.items():
                 start = clock(device)

@@ -108,6 +108,25 @@ def test_zero_tokens_give_zeros_and_finite_slopes(constant: str, branch: str) ->
     assert all(x.grad is not None and x.grad.isfinite().all() for x in inputs)
 
 
+@pytest.mark.parametrize("branch", ["taps", "grid", "none"])
+@pytest.mark.parametrize(("constant", "tokens"), [("released", 9), ("exact", 25)])
+def test_half_precision_is_near(constant: str, branch: str, tokens: int) -> None:
+    torch.manual_seed(0)
+    options = {"constant": constant, "branch": branch}
+    layer = elastic.Attention(32, 2, 16, kinds=("linear-angular",), angular=options)
+    x = torch.randn(2, tokens, 32)
+    expected = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, branches = attend(layer, x, math.inf)
+        assert output.dtype == torch.bfloat16 and branches.regulariser.dtype == torch.float32
+        with torch.inference_mode():
+            inferred = layer(x)
+    with torch.inference_mode():
+        whole = layer.bfloat16()(x.bfloat16())
+    for found in (output, inferred, whole):
+        torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.02)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
