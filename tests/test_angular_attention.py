@@ -86,7 +86,7 @@ def test_it_is_the_formula(constant: str, branch: str, tokens: int, head_dim: in
 
 @pytest.mark.parametrize("constant", ["released", "exact"])
 def test_slopes_are_those_of_the_formula(constant: str) -> None:
-    layer = elastic.LinearAngularAttention(2, 3, constant).double()
+    layer = elastic.LinearAngularAttention(2, 3, constant, "taps").double()
     ours = [x.clone().requires_grad_() for x in made(5, 3)]
     theirs = [x.detach().clone().requires_grad_() for x in ours]
     slope = torch.randn(2, 5, 6, dtype=torch.float64)
@@ -191,7 +191,7 @@ def test_fewer_heads_and_features_are_those_of_a_smaller_layer(branch: str) -> N
 
 def test_a_soft_kind_is_the_weighted_sum_and_its_cost_an_expectation() -> None:
     torch.manual_seed(0)
-    layer = elastic.Attention(8, 2, 4, kinds=("softmax", "linear-angular"))
+    layer = elastic.Attention(8, 2, 4, kinds=("softmax", "linear-angular"), angular={"branch": "none"})
     x, weights = torch.randn(2, 5, 8), torch.tensor([0.25, 0.75], requires_grad=True)
     kind = elastic.soft("kind", layer.kinds, weights)
     apart = [layer(x, kind=name) for name in layer.kinds]
@@ -309,7 +309,7 @@ def attend(layer: nn.Module, x: torch.Tensor, threshold: float) -> tuple[torch.T
 @pytest.fixture
 def layer() -> elastic.Attention:
     torch.manual_seed(0)
-    return elastic.Attention(8, 2, 4, kinds=("linear-angular",)).train()
+    return elastic.Attention(8, 2, 4, kinds=("linear-angular",), angular={"branch": "taps"}).train()
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0, 1.1, 6.0, math.inf])

@@ -94,8 +94,8 @@ class LinearAngularAttention(nn.Module):
         heads: largest number of heads.
         head_dim: features a head, at most.
         constant: see :class:`AngularProducts`.
-        branch: ``"taps"``, a kernel a head along tokens, as released; ``"grid"``, 3 x 3 on the token grid, a kernel a
-            feature; or ``"none"``.
+        branch: ``"grid"``, 3 x 3 on the square grid of tokens, a kernel a feature; ``"taps"``, a kernel a head along
+            tokens, as released; or ``"none"``.
         prefix_tokens: tokens before those of the grid, such as a class token; only ``"grid"`` asks.
 
     Raises:
@@ -107,7 +107,7 @@ class LinearAngularAttention(nn.Module):
         heads: int,
         head_dim: int,
         constant: str = "released",
-        branch: str = "taps",
+        branch: str = "grid",
         prefix_tokens: int = 0,
     ) -> None:
         super().__init__()
