@@ -2,7 +2,8 @@
 
 ``imagenet`` holds the published :data:`pit_ti`, :data:`pit_xs` and :data:`pit_s`; ``tiny`` trains on a CPU in
 minutes, on images of 8 to 32 pixels, which are resized to its resolutions; :data:`tiny_default` has the
-published proportions there.
+published proportions there. ``castling_tiny`` is ``tiny`` with a choice of each stage's attention, softmax or
+linear-angular (Castling-ViT, arXiv 2211.10526).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 import manynet as mn
 from manynet import elastic
-from search_spaces.vit import grid_of, initialise, square_image
+from search_spaces.vit import grid_of, initialise, square_image, versioned_attention
 
 
 class Stage(NamedTuple):
@@ -42,41 +43,75 @@ class Attention(nn.Module):
     Args:
         width: features of a token.
         features: of all heads together.
+        heads: largest number of them.
+        kinds: of attention, which share these layers.
+        angular: further arguments of linear-angular attention.
     """
 
-    def __init__(self, width: int, features: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        features: int,
+        heads: int = 1,
+        kinds: Sequence[str] = ("softmax",),
+        angular: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
+        self.kinds = elastic.attention_kinds(kinds)
         self.query = elastic.Linear(width, features)
         self.key = elastic.Linear(width, features)
         self.value = elastic.Linear(width, features)
         self.project = elastic.Linear(features, width)
+        if "linear-angular" in self.kinds:
+            self.angular = elastic.LinearAngularAttention(heads, features // heads, **(angular or {}))
 
-    def forward(self, x: torch.Tensor, heads: int, head_dim: int) -> torch.Tensor:
-        """Mix tokens ``(B, N, width)``."""
-        query, key, value = (
-            layer(x, out_features=heads * head_dim).unflatten(2, (heads, head_dim)).transpose(1, 2)
+    def forward(self, x: torch.Tensor, heads: int, head_dim: int, kind: str | None = None) -> torch.Tensor:
+        """Mix tokens ``(B, N, width)``, by the first kind where none is said."""
+        parts = (
+            layer(x, out_features=heads * head_dim).unflatten(2, (heads, head_dim))
             for layer in (self.query, self.key, self.value)
         )
-        mixed = elastic.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        ways = {"softmax": _softmax, "linear-angular": self._linear_angular}
+        mixed = elastic.choose({name: ways[name] for name in self.kinds}, kind or self.kinds[0], *parts)
         output: torch.Tensor = self.project(mixed, out_features=x.shape[-1])
         return output
+
+    def _linear_angular(self, *parts: torch.Tensor) -> torch.Tensor:
+        mixed: torch.Tensor = self.angular(*parts)
+        return mixed
+
+
+def _softmax(*parts: torch.Tensor) -> torch.Tensor:
+    """Mix values ``(B, N, heads, d)`` to ``(B, N, heads * d)``."""
+    query, key, value = (x.transpose(1, 2) for x in parts)
+    return elastic.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
 class Block(nn.Module):
     """Pre-norm transformer block; arguments are largest sizes."""
 
-    def __init__(self, width: int, features: int, hidden: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        features: int,
+        hidden: int,
+        heads: int = 1,
+        attention: Sequence[str] = ("softmax",),
+        angular: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.norm1 = elastic.LayerNorm(width)
-        self.attention = Attention(width, features)
+        self.attention = Attention(width, features, heads, attention, angular)
         self.norm2 = elastic.LayerNorm(width)
         self.expand = elastic.Linear(width, hidden)
         self.project = elastic.Linear(hidden, width)
 
-    def forward(self, x: torch.Tensor, heads: int, head_dim: int, mlp_ratio: float) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, heads: int, head_dim: int, mlp_ratio: float, attention: str | None = None
+    ) -> torch.Tensor:
         """Map tokens ``(B, N, width)`` to ``(B, N, width)``; the width is the input's."""
         width = x.shape[-1]
-        x = x + self.attention(self.norm1(x), heads, head_dim)
+        x = x + self.attention(self.norm1(x), heads, head_dim, attention)
         hidden = F.gelu(self.expand(self.norm2(x), out_features=int(width * mlp_ratio)))
         output: torch.Tensor = x + self.project(hidden, out_features=width)
         return output
@@ -114,6 +149,9 @@ class PoolingTransformer(mn.Supernet):
         mlp_ratio: hidden features of a block's MLP, as a multiple of the width.
         patch_size: side of the stored patch kernel, in pixels.
         grid: patches along a side of the stored position embedding.
+        attention: kinds of attention; of more than one, each stage's is chosen.
+        angular: further arguments of linear-angular attention, ``constant`` and ``branch``; see
+            :class:`manynet.elastic.LinearAngularAttention`.
     """
 
     def __init__(
@@ -126,8 +164,12 @@ class PoolingTransformer(mn.Supernet):
         mlp_ratio: float,
         patch_size: int,
         grid: int,
+        attention: Sequence[str] = ("softmax",),
+        angular: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.stage_keys = ["heads", "mlp_ratio"] + ["attention"] * (len(attention) > 1)
+        options = {**(angular or {}), "prefix_tokens": 1}
         widths = [width * 2**index for index in range(len(stages))]
         self.patches = elastic.PatchEmbedding(channels, width, patch_size)
         self.class_token = elastic.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02))
@@ -135,8 +177,8 @@ class PoolingTransformer(mn.Supernet):
         self.positions = elastic.PositionEmbedding(width, grid)
         self.stages = nn.ModuleList(
             nn.ModuleList(
-                Block(wide, max(stage.heads) * head_dim, int(wide * mlp_ratio))
-                for _ in range(max(stage.depth))
+                Block(wide, heads * head_dim, int(wide * mlp_ratio), heads, attention, options)
+                for heads in [max(stage.heads)] * max(stage.depth)
             )
             for wide, stage in zip(widths, stages, strict=True)
         )
@@ -159,7 +201,7 @@ class PoolingTransformer(mn.Supernet):
             assert isinstance(blocks, nn.ModuleList)
             if index:
                 tokens = self.pools[index - 1](tokens)
-            stage = {key: arch[f"stage{index}.{key}"] for key in ("heads", "mlp_ratio")}
+            stage = {key: arch[f"stage{index}.{key}"] for key in self.stage_keys}
             for number in range(arch[f"stage{index}.depth"]):
                 tokens = blocks[number](tokens, head_dim=arch["head_dim"], **stage)
                 yield tokens
@@ -191,6 +233,8 @@ def space(
     classes: int = 1000,
     stored_patch_size: int | None = None,
     stored_grid: int | None = None,
+    attention: Sequence[str] = ("softmax",),
+    angular: Mapping[str, Any] | None = None,
 ) -> mn.SearchSpace:
     """A space of pooling-based vision transformers over these options.
 
@@ -207,10 +251,15 @@ def space(
         classes: outputs.
         stored_patch_size: patch size of the shared kernel; the smallest option by default.
         stored_grid: grid of the shared position embedding; that of the most patches by default.
+        attention: kinds of attention; of more than one, each stage's is chosen.
+        angular: further arguments of linear-angular attention, ``constant`` and ``branch``; see
+            :class:`manynet.elastic.LinearAngularAttention`.
 
     Raises:
-        ValueError: when a stride leaves out pixels between patches or at the border, or there is but one patch.
+        ValueError: when a stride leaves out pixels between patches or at the border, there is but one patch, or there
+            is no such kind of attention.
     """
+    attention, version = versioned_attention(attention, angular)
     for r, p, s in ((r, p, s) for r in resolution for p in patch_size for s in stride):
         if s > p or p >= r or (r - p) % s:
             raise ValueError(
@@ -228,6 +277,8 @@ def space(
         domains[f"stage{index}.depth"] = tune.choice(list(stage.depth))
         domains[f"stage{index}.heads"] = tune.choice(list(stage.heads))
         domains[f"stage{index}.mlp_ratio"] = tune.choice(list(mlp_ratio))
+        if len(attention) > 1:
+            domains[f"stage{index}.attention"] = tune.choice(list(attention))
     network = partial(
         PoolingTransformer,
         channels=channels,
@@ -238,6 +289,8 @@ def space(
         mlp_ratio=max(mlp_ratio),
         patch_size=stored_patch_size or min(patch_size),
         grid=stored_grid or _grid(max(resolution), min(patch_size), min(stride)),
+        attention=attention,
+        angular=angular,
     )
     return mn.SearchSpace(
         name=name,
@@ -245,6 +298,7 @@ def space(
         supernet=network,
         task=mn.tasks.Classification(num_classes=classes),
         input_shape=partial(square_image, channels),
+        version=version,
     )
 
 
@@ -263,24 +317,26 @@ def scales(arch: Mapping[str, Any]) -> dict[str, float | tuple[float, ...]]:
     }
 
 
-tiny = space(
-    "pit-tiny",
-    resolution=(16, 24, 32),
+_small: dict[str, Any] = {
+    "resolution": (16, 24, 32),
     # With patches of 4 pixels besides, whose share of the image differs more, 300 steps of single paths taught it
     # 33 % of the digits rather than 52 %.
-    patch_size=(8,),
-    stride=(4, 8),
-    width=(16, 24, 32),
-    head_dim=(8, 16),
-    stages=(
+    "patch_size": (8,),
+    "stride": (4, 8),
+    "width": (16, 24, 32),
+    "head_dim": (8, 16),
+    "stages": (
         Stage(depth=(1, 2), heads=(1, 2)),
         Stage(depth=(1, 2, 3), heads=(1, 2, 4)),
         Stage(depth=(1, 2), heads=(2, 4, 8)),
     ),
-    mlp_ratio=(1, 2, 4),
-    channels=1,
-    classes=10,
-)
+    "mlp_ratio": (1, 2, 4),
+    "channels": 1,
+    "classes": 10,
+}
+
+tiny = space("pit-tiny", **_small)
+castling_tiny = space("pit-castling-tiny", attention=("softmax", "linear-angular"), **_small)
 
 imagenet = space(
     "pit-imagenet",

@@ -3,7 +3,8 @@
 ``tiny`` trains on a CPU in a minute. ``autoformer_t``, ``_s`` and ``_b`` have the ranges of AutoFormer
 (arXiv 2107.00651). ``deit_scaling`` scales DeiT-Tiny (arXiv 2012.12877) by the factors of hardware-aware
 ViT scaling (doi 10.1145/3611387); DeiT-Tiny itself is one of its architectures, :data:`DEIT_TINY`.
-:data:`tiny_default` has its proportions in ``tiny``.
+:data:`tiny_default` has its proportions in ``tiny``. ``castling_tiny`` is ``tiny`` with a choice of each block's
+attention, softmax or linear-angular (Castling-ViT, arXiv 2211.10526); ``castling_32`` has it at up to 257 tokens.
 """
 
 from __future__ import annotations
@@ -24,20 +25,30 @@ from manynet import elastic
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block; arguments are those of :class:`VisionTransformer`."""
 
-    def __init__(self, width: int, heads: int, head_dim: int, hidden: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        head_dim: int,
+        hidden: int,
+        attention: Sequence[str] = ("softmax",),
+        angular: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.norm1 = elastic.LayerNorm(width)
-        self.attention = elastic.Attention(width, heads, head_dim)
+        self.attention = elastic.Attention(width, heads, head_dim, kinds=attention, angular=angular)
         self.norm2 = elastic.LayerNorm(width)
         self.expand = elastic.Linear(width, hidden)
         self.project = elastic.Linear(hidden, width)
 
-    def forward(self, x: torch.Tensor, heads: int, mlp_ratio: float) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, heads: int, mlp_ratio: float, attention: str | None = None
+    ) -> torch.Tensor:
         """Map tokens ``(B, N, width)`` to ``(B, N, width)``; the width is the input's."""
         width = x.shape[-1]
-        x = x + self.attention(self.norm1(x), heads=heads)
+        x = x + self.attention(self.norm1(x), heads=heads, kind=attention)
         hidden = F.gelu(self.expand(self.norm2(x), out_features=int(width * mlp_ratio)))
         output: torch.Tensor = x + self.project(hidden, out_features=width)
         return output
@@ -57,6 +68,9 @@ class VisionTransformer(mn.Supernet):
         patch_size: side of the stored patch kernel, in pixels.
         grid: patches along a side of the stored position embedding.
         per_block: whether heads and MLP ratio are chosen for each block, or once for all.
+        attention: kinds of attention; of more than one, each block's is chosen.
+        angular: further arguments of linear-angular attention, ``constant`` and ``branch``; see
+            :class:`manynet.elastic.LinearAngularAttention`.
     """
 
     def __init__(
@@ -71,13 +85,19 @@ class VisionTransformer(mn.Supernet):
         patch_size: int,
         grid: int,
         per_block: bool,
+        attention: Sequence[str] = ("softmax",),
+        angular: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.per_block = per_block
+        self.attention = tuple(attention)
         self.patches = elastic.PatchEmbedding(channels, width, patch_size)
         self.class_token = elastic.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02))
         self.positions = elastic.PositionEmbedding(width, grid, prefix_tokens=1)
-        self.blocks = nn.ModuleList(Block(width, heads, head_dim, hidden) for _ in range(depth))
+        options = {**(angular or {}), "prefix_tokens": 1}
+        self.blocks = nn.ModuleList(
+            Block(width, heads, head_dim, hidden, attention, options) for _ in range(depth)
+        )
         self.norm = elastic.LayerNorm(width)
         self.head = elastic.Linear(width, classes)
         self.apply(initialise)
@@ -106,7 +126,8 @@ class VisionTransformer(mn.Supernet):
 
     def _block(self, arch: mn.Architecture, index: int) -> dict[str, Any]:
         prefix = f"block{index}." if self.per_block else ""
-        return {"heads": arch[f"{prefix}heads"], "mlp_ratio": arch[f"{prefix}mlp_ratio"]}
+        options = {"heads": arch[f"{prefix}heads"], "mlp_ratio": arch[f"{prefix}mlp_ratio"]}
+        return options | ({"attention": arch[f"block{index}.attention"]} if len(self.attention) > 1 else {})
 
 
 class TokenGrids(mn.Supernet):
@@ -181,6 +202,8 @@ def space(
     classes: int = 1000,
     stored_patch_size: int | None = None,
     stored_grid: int | None = None,
+    attention: Sequence[str] = ("softmax",),
+    angular: Mapping[str, Any] | None = None,
 ) -> mn.SearchSpace:
     """A space of vision transformers over these options.
 
@@ -198,10 +221,14 @@ def space(
         classes: outputs.
         stored_patch_size: patch size of the shared kernel; the smallest option by default.
         stored_grid: grid of the shared position embedding; that of the largest option by default.
+        attention: kinds of attention; of more than one, each block's is chosen.
+        angular: further arguments of linear-angular attention, ``constant`` and ``branch``; see
+            :class:`manynet.elastic.LinearAngularAttention`.
 
     Raises:
-        ValueError: when a patch size does not divide a resolution.
+        ValueError: when a patch size does not divide a resolution, or there is no such kind of attention.
     """
+    attention, version = versioned_attention(attention, angular)
     misfit = [(r, p) for r in resolution for p in patch_size if r % p]
     if misfit:
         raise ValueError("patch_size must divide resolution, but got {1} for {0}".format(*misfit[0]))
@@ -214,6 +241,8 @@ def space(
     for prefix in [f"block{i}." for i in range(max(depth))] if per_block else [""]:
         domains[f"{prefix}heads"] = tune.choice(list(heads))
         domains[f"{prefix}mlp_ratio"] = tune.choice(list(mlp_ratio))
+    for index in range(max(depth) if len(attention) > 1 else 0):
+        domains[f"block{index}.attention"] = tune.choice(list(attention))
     network = partial(
         VisionTransformer,
         channels=channels,
@@ -226,6 +255,8 @@ def space(
         patch_size=stored_patch_size or min(patch_size),
         grid=stored_grid or max(resolution) // min(patch_size),
         per_block=per_block,
+        attention=attention,
+        angular=angular,
     )
     return mn.SearchSpace(
         name=name,
@@ -233,6 +264,25 @@ def space(
         supernet=network,
         task=mn.tasks.Classification(num_classes=classes),
         input_shape=partial(square_image, channels),
+        version=version,
+    )
+
+
+def versioned_attention(
+    attention: Sequence[str], angular: Mapping[str, Any] | None
+) -> tuple[tuple[str, ...], str]:
+    """Kinds of attention, and the version of a space that has them: what of its networks no choice tells.
+
+    Raises:
+        ChoiceError: for a kind, or an option of linear-angular attention, that there is not.
+    """
+    kinds = elastic.attention_kinds(attention)
+    if "linear-angular" not in kinds:
+        return kinds, "1"
+    # Made and dropped, so that a wrong option is told here and not when a network is made.
+    elastic.LinearAngularAttention(1, 1, **(angular or {}))
+    return kinds, ", ".join(
+        ["1", *kinds, *(f"{key} {value}" for key, value in sorted((angular or {}).items()))]
     )
 
 
@@ -253,19 +303,21 @@ def scales(arch: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-tiny = space(
-    "vit-tiny",
-    resolution=(8, 16, 24, 32),
-    patch_size=(4, 8),
-    depth=(1, 2, 3, 4),
-    width=(32, 48, 64),
-    heads=(1, 2, 4),
-    mlp_ratio=(1, 2, 4),
-    head_dim=16,
-    per_block=True,
-    channels=1,
-    classes=10,
-)
+_both: Any = {"attention": ("softmax", "linear-angular")}
+_small: dict[str, Any] = {
+    "depth": (1, 2, 3, 4),
+    "width": (32, 48, 64),
+    "heads": (1, 2, 4),
+    "mlp_ratio": (1, 2, 4),
+    "head_dim": 16,
+    "per_block": True,
+    "channels": 1,
+    "classes": 10,
+}
+
+tiny = space("vit-tiny", resolution=(8, 16, 24, 32), patch_size=(4, 8), **_small)
+castling_tiny = space("castling-tiny", resolution=(8, 16, 24, 32), patch_size=(4, 8), **_small, **_both)
+castling_32 = space("castling-32", resolution=(32,), patch_size=(2, 4), **_small, **_both)
 
 # DeiT-Tiny's proportions: 16 times as wide as deep, MLPs of 4 widths. Its heads would be 3, of 16 features;
 # 4 is the option nearest in ratio.

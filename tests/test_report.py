@@ -256,6 +256,17 @@ def test_what_a_search_tells_has_panels_of_its_own() -> None:
     assert list(traces(figure)["entropy"].y) == [8.0, 7.0]
 
 
+def test_an_auxiliary_branch_has_a_panel_of_its_own_and_a_colour_a_block() -> None:
+    shares = {f"open/block{block}": 0.1 * block for block in range(6)}
+    row = {"loss": 1.0, "threshold": 0.5, "regulariser": 0.2, **shares, "largest/accuracy": 0.9}
+    figure = figures.training([{"step": step, **row} for step in (1, 2)])
+    assert [title.text for title in figure.layout.annotations] == ["loss", "validation", "auxiliary branch"]
+    shown = traces(figure)
+    assert list(shown["open/block2"].y) == [0.2, 0.2]
+    assert len({shown[name].line.color for name in shares}) == 6
+    assert {shown[name].xaxis for name in ("threshold", "regulariser", *shares)} == {shown["threshold"].xaxis}
+
+
 def test_a_report_needs_an_objective() -> None:
     with pytest.raises(ReportError, match="at least one objective"):
         ReportContent("tiny", [], "accuracy")

@@ -303,6 +303,14 @@ def test_the_bars_text_names_losses_and_accuracies():
     assert status({**content, "jobs": 1, "logged": {}}) == "largest 25.0%"
 
 
+def test_the_bars_text_is_one_part_for_all_blocks_and_hides_no_small_share():
+    shares = {"open/block0": 0.0, "open/block1": 0.25, "open/block2": 0.00004}
+    content = {"jobs": 1, "metric": "accuracy", "scores": {}}
+    assert status({**content, "logged": {"loss": 0.5, **shares}}) == "loss 0.500, open 0.000 to 0.250"
+    del shares["open/block1"]
+    assert status({**content, "logged": shares}) == "open 0.000 to 4e-05"
+
+
 def test_batches_of_two_workers_are_those_of_one():
     joint = list(islice(digits().train.stream(8, seed=3, start=2), 3))
     parts = [islice(digits().train.stream(8, seed=3, start=2, rank=rank, world=2), 3) for rank in range(2)]

@@ -26,5 +26,5 @@ class FineTune(Strategy):
         with step.autocast():
             outputs = subnet(*fit(batch.inputs, step.space, subnet.arch))
             loss = step.space.task.loss(outputs, batch.targets, step.label_smoothing)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(step.regularised(loss))
         return {"loss": loss.detach()}

@@ -41,7 +41,7 @@ class Sandwich(Strategy):
         with step.autocast():
             outputs = network(*fit(batch.inputs, space, space.largest), arch=space.largest)
             loss = space.task.loss(outputs, batch.targets, step.label_smoothing)
-        torch.autograd.backward(share * loss)
+        torch.autograd.backward(share * step.regularised(loss))
         teacher = outputs.detach()
         soft = step.number / step.total if self.distill else 0.0
         total = share * loss.detach()
@@ -51,6 +51,6 @@ class Sandwich(Strategy):
                 other = (1 - soft) * space.task.loss(outputs, batch.targets, step.label_smoothing)
                 if soft:
                     other = other + soft * space.task.distillation(outputs, teacher)
-            torch.autograd.backward(share * other)
+            torch.autograd.backward(share * step.regularised(other))
             total = total + share * other.detach()
         return {"loss": total, "largest/loss": loss.detach()}

@@ -23,5 +23,5 @@ class SinglePath(Strategy):
         with step.autocast():
             outputs = network(*fit(batch.inputs, step.space, arch), arch=arch)
             loss = step.space.task.loss(outputs, batch.targets, step.label_smoothing)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(step.regularised(loss))
         return {"loss": loss.detach()}

@@ -23,6 +23,10 @@ class TrainingError(ManynetError):
     """Training cannot start, or cannot go on, as asked."""
 
 
+def _unchanged(loss: torch.Tensor) -> torch.Tensor:
+    return loss
+
+
 @dataclass(frozen=True)
 class Step:
     """What a strategy may know of the optimizer step it serves.
@@ -37,6 +41,8 @@ class Step:
         average: replaces tensors by their mean over workers. The loop does it for the network's
             gradients; a strategy needs it only for parameters of its own.
         held: a batch of the examples held out for the strategy, by number from 0: this worker's part.
+        regularised: maps the loss of the forward pass before it to what is minimised. A strategy that runs
+            another one inside itself adds terms by it; else it is the loss.
     """
 
     space: SearchSpace
@@ -47,6 +53,7 @@ class Step:
     autocast: Callable[[], AbstractContextManager[Any]]
     average: Callable[[Sequence[torch.Tensor]], None]
     held: Callable[[int], Batch]
+    regularised: Callable[[torch.Tensor], torch.Tensor] = _unchanged
 
 
 class Strategy(ABC):
@@ -90,6 +97,13 @@ class Strategy(ABC):
     def found(self) -> Architecture | None:
         """The architecture it chose, where it chooses one; a search evaluates it first."""
         return None
+
+    def finished(self) -> None:  # noqa: B027 (most have nothing to refuse)
+        """Called on every worker after the last step, before anything is called trained.
+
+        Raises:
+            TrainingError: when what is trained must not be used as it is.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values that a checkpoint must hold."""

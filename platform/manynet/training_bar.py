@@ -77,7 +77,7 @@ def _log(content: Mapping[str, Any]) -> None:
 def status(content: Mapping[str, Any]) -> str:
     """One line about the values in a progress file."""
     parts = [f"{content['job']} ({content['number'] + 1}/{content['jobs']})"] if content["jobs"] > 1 else []
-    parts += [f"{name} {_figure(value)}" for name, value in content["logged"].items()]
+    parts += _figures(content["logged"])
     metric = content["metric"]
     form = ".1%" if metric == "accuracy" else ".4f"
     parts += [
@@ -86,5 +86,22 @@ def status(content: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def _figures(logged: Mapping[str, float]) -> list[str]:
+    """A part for each value; those of one prefix, such as ``open/``, are one: a network has many blocks."""
+    groups: dict[str, dict[str, float]] = {}
+    for name, value in logged.items():
+        groups.setdefault(name.partition("/")[0], {})[name] = value
+    parts = []
+    for prefix, values in groups.items():
+        if len(values) > 1:
+            parts.append(f"{prefix} {_figure(min(values.values()))} to {_figure(max(values.values()))}")
+        else:
+            parts += [f"{name} {_figure(value)}" for name, value in values.items()]
+    return parts
+
+
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    # What is not 0 must not look as if it were.
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.0005 else f"{value:.0e}"

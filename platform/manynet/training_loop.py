@@ -256,7 +256,8 @@ class Training:
         return [batch.inputs for batch in itertools.islice(stream, _CALIBRATION_BATCHES)]
 
     def _finish(self) -> None:
-        """Write the weights, then the result that says they are complete."""
+        """Write the weights, then the result that says they are complete, unless the strategy refuses."""
+        self.learner.strategy.finished()
         network = self.learner.averaged()
         if self.worker.rank == 0:
             content = safetensors.torch.save(_tensors(self._final(network)))

@@ -1,6 +1,8 @@
 """Weight-sharing layers: each runs any slice of its largest weights, chosen by an argument of the call."""
 
-from manynet.elastic.attention import Attention, scaled_dot_product_attention
+from manynet.elastic.angular_attention import LinearAngularAttention
+from manynet.elastic.attention import Attention, attention_kinds, scaled_dot_product_attention
+from manynet.elastic.auxiliary import Auxiliary, auxiliary
 from manynet.elastic.control import choose, repeat
 from manynet.elastic.conv import Conv2d
 from manynet.elastic.embedding import Parameter, PatchEmbedding, PositionEmbedding
@@ -13,6 +15,7 @@ from manynet.elastic.tables import EmbeddingTables, Table
 
 __all__ = [
     "Attention",
+    "Auxiliary",
     "BatchNorm2d",
     "ChoiceError",
     "Conv2d",
@@ -20,6 +23,7 @@ __all__ = [
     "EmbeddingTables",
     "LayerNorm",
     "Linear",
+    "LinearAngularAttention",
     "Parameter",
     "PatchEmbedding",
     "PositionEmbedding",
@@ -27,6 +31,8 @@ __all__ = [
     "Soft",
     "Table",
     "at_resolution",
+    "attention_kinds",
+    "auxiliary",
     "choose",
     "combine",
     "fitted",

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from manynet.elastic.layer import Elastic, chosen
+from manynet.elastic.angular_attention import LinearAngularAttention
+from manynet.elastic.control import choose
+from manynet.elastic.layer import ChoiceError, Elastic, chosen
 from manynet.elastic.linear import Linear
 from manynet.elastic.recorder import recording
 from manynet.elastic.small_heads import is_small, small_head_attention
+from manynet.elastic.soft import Soft
+
+KINDS = ("softmax", "linear-angular")
+
+
+def attention_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+    """The kinds of attention, each one that there is.
+
+    Raises:
+        ChoiceError: for none, or one that there is not.
+    """
+    unknown = [kind for kind in kinds if kind not in KINDS] if kinds else [()]
+    if unknown or isinstance(kinds, str):
+        got = kinds if isinstance(kinds, str) else unknown[0]
+        raise ChoiceError(f"attention must be some of ({', '.join(KINDS)}), but got {got!r}")
+    return tuple(kinds)
 
 
 def scaled_dot_product_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -87,20 +105,38 @@ class PackedAttention(Elastic):
 class Attention(nn.Module):
     """Multi-head self-attention, "Attention Is All You Need" (arXiv 1706.03762), heads of one fixed size.
 
-    The rows of ``qkv`` are ordered head by head, so that fewer heads are one leading slice of it.
+    The rows of ``qkv`` are ordered head by head, so that fewer heads are one leading slice of it. All kinds of attention
+    share ``qkv`` and ``proj``; what only one of them has stays out of subnets of the others.
 
     Args:
         width: largest width of a token.
         heads: largest number of heads.
         head_dim: features a head.
         bias: whether ``qkv`` has one.
+        kinds: that calls may ask for: ``"softmax"``, ``"linear-angular"`` or both.
+        angular: further arguments of :class:`manynet.elastic.LinearAngularAttention`.
+
+    Raises:
+        ChoiceError: for no kind, or one that there is not.
     """
 
-    def __init__(self, width: int, heads: int, head_dim: int, bias: bool = True) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        head_dim: int,
+        bias: bool = True,
+        kinds: Sequence[str] = ("softmax",),
+        angular: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.head_dim = head_dim
+        self.kinds = attention_kinds(kinds)
         self.qkv = Linear(width, heads * 3 * head_dim, bias=bias)
-        self.mix = PackedAttention(head_dim)
+        if "softmax" in self.kinds:
+            self.mix = PackedAttention(head_dim)
+        if "linear-angular" in self.kinds:
+            self.angular = LinearAngularAttention(heads, head_dim, **(angular or {}))
         self.proj = Linear(heads * head_dim, width)
 
     @property
@@ -108,13 +144,31 @@ class Attention(nn.Module):
         """Largest number of heads."""
         return self.proj.in_features // self.head_dim
 
-    def forward(self, x: torch.Tensor, heads: int | None = None, width: int | None = None) -> torch.Tensor:
-        """Mix tokens ``(B, N, width)`` with the first ``heads`` heads.
+    def forward(
+        self,
+        x: torch.Tensor,
+        heads: int | None = None,
+        width: int | None = None,
+        kind: str | Soft | None = None,
+    ) -> torch.Tensor:
+        """Mix tokens ``(B, N, width)`` with the first ``heads`` heads, by the first kind where none is said.
+
+        Of a soft kind the mixed values of all are summed by weight.
 
         Raises:
-            ChoiceError: for more heads or a larger width than there is.
+            ChoiceError: for more heads, a larger width or another kind than there is.
         """
         count = chosen(heads, self.heads, "heads")
         qkv = self.qkv(x, out_features=count * 3 * self.head_dim, in_features=width)
-        output: torch.Tensor = self.proj(self.mix(qkv), out_features=x.shape[-1])
+        ways = {"softmax": self._softmax, "linear-angular": self._linear_angular}
+        mixed = choose({name: ways[name] for name in self.kinds}, kind or self.kinds[0], qkv)
+        output: torch.Tensor = self.proj(mixed, out_features=x.shape[-1])
         return output
+
+    def _softmax(self, qkv: torch.Tensor) -> torch.Tensor:
+        mixed: torch.Tensor = self.mix(qkv)
+        return mixed
+
+    def _linear_angular(self, qkv: torch.Tensor) -> torch.Tensor:
+        mixed: torch.Tensor = self.angular(*qkv.unflatten(2, (-1, 3, self.head_dim)).unbind(3))
+        return mixed

@@ -128,10 +128,14 @@ def hypervolume(content: ReportContent) -> go.Figure:
 def training(curves: Sequence[Mapping[str, float]]) -> go.Figure:
     """Loss, scores of the subnets that were watched, learning rate, and what the strategy tells, against the step."""
     names = [name for name in dict.fromkeys(name for row in curves for name in row) if name != "step"]
+    branch = [name for name in names if name in ("threshold", "regulariser") or name.startswith("open/")]
     panels = {
         "loss": [name for name in names if name.endswith("loss")],
-        "validation": [name for name in names if "/" in name and not name.endswith("loss")],
+        "validation": [
+            name for name in names if "/" in name and not name.endswith("loss") and name not in branch
+        ],
         "learning rate": [name for name in names if name == "learning_rate"],
+        "auxiliary branch": branch,
     }
     told = [name for name in names if not any(name in members for members in panels.values())]
     panels |= {
@@ -140,10 +144,11 @@ def training(curves: Sequence[Mapping[str, float]]) -> go.Figure:
     }
     panels = {title: members for title, members in panels.items() if members}
     figure = make_subplots(rows=1, cols=max(1, len(panels)), subplot_titles=list(panels))
-    palette = (FRONT, FINALIST, THIRD)
     for place, members in enumerate(panels.values(), start=1):
         for index, name in enumerate(members):
-            colour = MUTED if name == "learning_rate" else palette[index % len(palette)]
+            # What a schedule decides is no finding.
+            scheduled = name in ("learning_rate", "threshold")
+            colour = MUTED if scheduled else COLOURS[index % len(COLOURS)]
             steps, values = zip(*((row["step"], row[name]) for row in curves if name in row), strict=True)
             trace = go.Scatter(
                 x=steps, y=values, name=escape(name), mode="lines+markers" if len(steps) < 40 else "lines",
