@@ -19,8 +19,8 @@ from manynet.elastic.angular_attention import EPSILON, AngularProducts
 from manynet.elastic.depthwise import TokenGrid, TokenTaps
 from manynet.elastic.recorder import Recorder
 from manynet.export import export
-from manynet.operations import calls
-from manynet.table_timing import alone
+from manynet.latency.operations import calls
+from manynet.latency.table_timing import alone
 from search_spaces import pit, vit
 
 SPACES = {"castling-tiny": vit.castling_tiny, "castling-32": vit.castling_32, "pit": pit.castling_tiny}
