@@ -61,9 +61,9 @@ def study(ray_cluster: None, board: Path, tmp_path_factory: pytest.TempPathFacto
     made.search(
         objectives=["accuracy:max", f"latency@{PREDICTED}:min", f"latency@{LOOKED_UP}:min"],
         sampler="random",
-        evaluations=FIRST + 25,
+        evaluations=FIRST + 12,
         validation_examples=32,
-        prediction_deviation=0.1,
+        prediction_deviation=0.5,  # a busy machine must not decide what is predicted
         tables={"board/torch": str(board)},
     )
     made.finalists(count=2, steps=1, anchors=0)
