@@ -11,7 +11,7 @@ from torch import nn
 
 from manynet.cluster import connect
 from manynet.conditions import LATENCY, Condition
-from manynet.devices import DeviceError, DeviceName, DevicePool, Measurement, MeasurementError
+from manynet.devices import DeviceName, DevicePool, Measurement, MeasurementError
 from manynet.devices.journal import Journal, Status
 from manynet.errors import ManynetError
 from manynet.evaluation import Inputs
@@ -40,7 +40,7 @@ def check(space: SearchSpace, asked: Sequence[str], settings: SearchSettings) ->
         DeviceError, LatencyTableError: as :func:`manynet.latency.sources.check`.
     """
     connect(asked)
-    sources.check(space, canonical(asked), settings)
+    sources.check(space, [DeviceName.parse_canonical(name) for name in asked], settings)
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def opened(
         devices: which of the names need a device that measures.
     """
     connect(asked)
-    names = canonical(asked)
+    names = [DeviceName.parse_canonical(name) for name in asked]
     with _referred(space, devices(names), settings.isolate, f"{folder}/{FILE}") as pool:
         tables = sources.tables(names, settings)
         forecasters = sources.forecasters(space, names, settings, records)
@@ -117,19 +117,6 @@ def told(folder: str | Path) -> Sequence[Status]:
     if not exists(address):
         raise DevicesError(f"a study that measured latency must hold {FILE}, but {str(folder)!r} holds none")
     return Journal.read(address).devices
-
-
-def canonical(texts: Sequence[str]) -> list[DeviceName]:
-    """Names as they are spelled in columns.
-
-    Raises:
-        DeviceError: for one that is misspelt, or spelled in another order.
-    """
-    names = [DeviceName.parse(text) for text in texts]
-    for name, text in zip(names, texts, strict=True):
-        if str(name) != text:
-            raise DeviceError(f"a device must be spelled {str(name)!r}, but got {text!r}")
-    return names
 
 
 @contextmanager

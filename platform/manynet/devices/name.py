@@ -68,6 +68,18 @@ class DeviceName:
         """Device and tool without settings: what one Ray resource may offer for all settings."""
         return f"{self.device}/{self.tool}"
 
+    @classmethod
+    def parse_canonical(cls, text: str) -> DeviceName:
+        """Read a name that is spelled as columns are, where another spelling would be another column.
+
+        Raises:
+            DeviceError: as :meth:`parse`, or if its settings are in another order.
+        """
+        name = cls.parse(text)
+        if str(name) != text:
+            raise DeviceError(f"a device must be spelled {str(name)!r}, but got {text!r}")
+        return name
+
     @property
     def measured(self) -> DeviceName:
         """The same device, measured."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from manynet.conditions import LATENCY
-from manynet.devices import DeviceError, DeviceName
+from manynet.devices import DeviceName
 from manynet.devices.tools import tool_of
 from manynet.ledger import Ledger, Record
 from manynet.ranking import FEWEST
@@ -148,10 +148,7 @@ def _check(source: str, targets: Sequence[str], subnets: int) -> None:
         raise TransferError(f"subnets must be at least {FEWEST}, but got {subnets}")
     check_devices(source, targets)
     for text in (source, *targets):
-        name = DeviceName.parse(text)
-        if str(name) != text:
-            raise DeviceError(f"a device must be spelled {str(name)!r}, but got {text!r}")
-        tool_of(name)
+        tool_of(DeviceName.parse_canonical(text))
 
 
 def _published(folder: str | Path) -> Published:
