@@ -127,6 +127,26 @@ def test_a_reference_that_a_tool_cannot_convert_leaves_its_device_unwatched() ->
         assert status.why.startswith("not watched for drift: host/onnxruntime could not measure")
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_reference_that_fails_once_is_measured_again(tmp_path: Path) -> None:
+    clock = tmp_path / "clock"
+    clock.write_text("4")
+    rules = DriftRules(interval_seconds=0, again_seconds=0, patience_seconds=0)
+    with DevicePool(["host/torch"], drift=rules) as pool:
+
+        def told() -> str:
+            pool.measure(nn.Identity(), EXAMPLE)
+            (status,) = pool.statuses()
+            return status.why
+
+        pool.refer(Sleeper(clock), EXAMPLE)
+        assert told() == ""
+        clock.write_text("no number")
+        assert told().startswith("not watched for drift: ")
+        clock.write_text("8")
+        assert told().startswith("the reference subnet takes 8")
+
+
 # ---------------------------------------------------------------- cores
 
 

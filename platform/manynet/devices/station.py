@@ -101,32 +101,38 @@ class Station:
     async def check(self, reference: Inputs) -> None:
         """Measure the reference, and judge the drift.
 
-        A time that is far off is taken once more: something may have come in between. A device that cannot measure
-        the reference is left unwatched.
+        A time that is far off is taken once more: something may have come in between. A measurement that fails is
+        tried again when the reference is next due; a device whose tool cannot convert it is left unwatched.
 
         Raises:
             ActorDiedError: as :meth:`measure`.
         """
         assert self._actor is not None
-        try:
-            if self._refers_to is not reference:
+        if self._refers_to is not reference:
+            try:
                 await _answer(self.name, self._actor.refer.remote(*reference))
-                self._refers_to = reference
+            except MeasurementError as error:
+                self._unwatched(math.inf, error)
+                return
+            self._refers_to = reference
+        try:
             for _ in range(TRIES):
                 milliseconds = await _answer(self.name, self._actor.check.remote())
                 self.drift.note(milliseconds, time.monotonic())
+                self._why = "" if self.drift.fit else str(self.drift)
                 if self.drift.fit:
                     break
         except MeasurementError as error:
-            self.drift.checked = math.inf
-            self._why = f"not watched for drift: {error}"
+            self._unwatched(time.monotonic(), error)
+
+    def _unwatched(self, checked: float, error: MeasurementError) -> None:
+        self.drift.checked = checked
+        self._why = f"not watched for drift: {error}"
 
     def judge(self, alone: bool) -> bool:
         """Whether it may measure now; ``alone`` is whether no other of its kind is in service."""
         aside = self.drift.aside(time.monotonic(), alone)
         self.state = "set aside" if aside else "in service"
-        if math.isfinite(self.drift.checked):
-            self._why = "" if self.drift.fit else str(self.drift)
         return not aside
 
     async def revive(self) -> None:
