@@ -272,7 +272,7 @@ def test_progress_is_a_line_for_every_tenth(ledger: Ledger, caplog: pytest.LogCa
     with caplog.at_level("INFO", logger="manynet"):
         measure_missing([*records, *[subnet(n) for n in range(20, 48)]], [B], Stopwatch(), ledger)
     lines = [record.getMessage() for record in caplog.records]
-    assert lines == [f"transfer: {4 * n} of 40 measurements" for n in range(1, 11)]
+    assert lines == [f"transfer: {4 * n} of 40" for n in range(1, 11)]
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-logger = logging.getLogger(__name__)
 CHECKED = 10
 
 
@@ -44,6 +38,7 @@ def table(
     Example: `manynet table search_spaces.vit:tiny laptop.json --device "host/torch?threads=2"`
     """
     from manynet.cluster import connect
+    from manynet.counted import counted
     from manynet.devices import DevicePool
     from manynet.fitting import fit_together
     from manynet.latency.table_fit import agreement
@@ -64,30 +59,12 @@ def table(
         def measure(network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
             return pool.measure(network, inputs)[name].milliseconds
 
-        with _shown("measure") as told:
+        with counted("measure") as told:
             tool = f"version {described.tool_version} on {described.fingerprint}"
             made = measure_table(found, measure, name, tool, points=points, subnets=subnets, told=told)
         made.write(file)
-        with _shown("check") as told:
+        with counted("check") as told:
             wholes = measure_subnets(found, measure, range(subnets, subnets + CHECKED), told)
     count = f"{len(made.measured)} operations measured, {len(made.interpolated)} interpolated"
     Console().print(f"{file}: {count}", markup=False, highlight=False, soft_wrap=True)
     Console().print(f"sums: {agreement(made, found, wholes)}", markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _shown(step: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how many measurements are done: a bar on a terminal, elsewhere a log line for every tenth."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield partial(_log, step)
-        return
-    columns = (TextColumn(step), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _log(step: str, done: int, total: int) -> None:
-    if done % max(1, total // 10) == 0:
-        logger.info("%s: %d of %d", step, done, total)

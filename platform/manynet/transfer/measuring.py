@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from manynet.conditions import COST, LATENCY
+from manynet.counted import counted
 from manynet.devices import DeviceError
 from manynet.ledger import Ledger, Record, record_key
 from manynet.scoring import Latency
 from manynet.selection import anchors
 from manynet.space import Architecture
 from manynet.transfer.comparison import pareto_front
-
-logger = logging.getLogger(__name__)
 
 Measure = Callable[[Architecture, Sequence[str]], Mapping[str, Latency]]
 """Latency of an architecture on each of the named devices; raises DeviceError where one cannot measure it."""
@@ -102,8 +97,15 @@ def measure_missing(
     if not missing:
         return {}
     stop = threading.Event()
-    total = sum(map(len, missing.values()))
-    with _progress(total, console) as advance, ThreadPoolExecutor(len(missing)) as threads:
+    total, done, lock = sum(map(len, missing.values())), 0, threading.Lock()
+
+    def advance(more: int) -> None:
+        nonlocal done
+        with lock:
+            done += more
+            told(done, total)
+
+    with counted("transfer", console) as told, ThreadPoolExecutor(len(missing)) as threads:
         jobs = {
             name: threads.submit(_measure_all, name, left, measure, ledger, advance, stop)
             for name, left in missing.items()
@@ -174,24 +176,3 @@ def _merged(record: Record, later: Mapping[str, Record], devices: Sequence[str])
         for taken in one.measurements
     ]
     return replace(record, metrics=metrics, measurements=[*record.measurements, *new])
-
-
-@contextmanager
-def _progress(total: int, console: Console | None) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, elsewhere a log line for every tenth; what is yielded takes how many more are done."""
-    console = console or Console(stderr=True)
-    columns = (TextColumn("transfer"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    lock, done = threading.Lock(), 0
-    lines = set(np.linspace(0, total, 11).round().astype(int).tolist()) - {0}
-
-    def advance(more: int) -> None:
-        nonlocal done
-        with lock:
-            before, done = done, done + more
-            bar.update(task, completed=done)
-            if not console.is_terminal and any(before < line <= done for line in lines):
-                logger.info("transfer: %d of %d measurements", done, total)
-
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-        yield advance
