@@ -2,6 +2,7 @@
 
 from manynet.elastic.angular_attention import LinearAngularAttention
 from manynet.elastic.attention import Attention, attention_kinds, scaled_dot_product_attention
+from manynet.elastic.attention_maps import attention_maps
 from manynet.elastic.auxiliary import Auxiliary, auxiliary
 from manynet.elastic.control import choose, repeat
 from manynet.elastic.conv import Conv2d
@@ -32,6 +33,7 @@ __all__ = [
     "Table",
     "at_resolution",
     "attention_kinds",
+    "attention_maps",
     "auxiliary",
     "choose",
     "combine",

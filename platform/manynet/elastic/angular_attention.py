@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from manynet.elastic.attention_maps import refuse_maps
 from manynet.elastic.auxiliary import auxiliary_branch
 from manynet.elastic.depthwise import TokenGrid, TokenTaps, as_tokens
 from manynet.elastic.layer import ChoiceError, Elastic
@@ -124,8 +125,9 @@ class LinearAngularAttention(nn.Module):
         """Map three times ``(B, N, heads, d)`` to mixed values ``(B, N, heads * d)``.
 
         Raises:
-            ChoiceError: when a convolution on the grid meets tokens that are none.
+            ChoiceError: when a convolution on the grid meets tokens that are none, or attention maps are asked for.
         """
+        refuse_maps()
         mixed: torch.Tensor = self.products(query, key, value)
         if self.branch is None:
             return as_tokens(mixed)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from manynet.elastic.angular_attention import LinearAngularAttention
+from manynet.elastic.attention_maps import keep_map
 from manynet.elastic.control import choose
 from manynet.elastic.layer import ChoiceError, Elastic, chosen
 from manynet.elastic.linear import Linear
@@ -35,6 +36,7 @@ def attention_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
 
 def scaled_dot_product_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Softmax attention of ``(B, heads, N, d)`` over ``(B, heads, M, d)``; its two products are metered."""
+    keep_map(query, key)
     if recording() is None:
         return F.scaled_dot_product_attention(query, key, value)
     # A layer only while something is recorded: it holds nothing, so networks need not have it.
@@ -166,6 +168,8 @@ class Attention(nn.Module):
         return output
 
     def _softmax(self, qkv: torch.Tensor) -> torch.Tensor:
+        query, key, _ = qkv.unflatten(2, (-1, 3, self.head_dim)).transpose(1, 2).unbind(3)
+        keep_map(query, key)
         mixed: torch.Tensor = self.mix(qkv)
         return mixed
 

@@ -1,0 +1,47 @@
+"""The maps of softmax attention that runs inside a context: which token attends to which, and how much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+from manynet.elastic.layer import ChoiceError
+
+_maps: ContextVar[list[torch.Tensor] | None] = ContextVar("attention_maps", default=None)
+
+
+@contextmanager
+def attention_maps() -> Iterator[list[torch.Tensor]]:
+    """Collect a map ``(B, heads, N, N)`` of each softmax attention that runs inside, in order; its rows sum to 1.
+
+    Raises:
+        ChoiceError: inside, when linear-angular attention runs: it never has a map.
+    """
+    maps: list[torch.Tensor] = []
+    token = _maps.set(maps)
+    try:
+        yield maps
+    finally:
+        _maps.reset(token)
+
+
+def keep_map(query: torch.Tensor, key: torch.Tensor) -> None:
+    """Collect the map of queries and keys ``(B, heads, N, d)``, where maps are asked for."""
+    maps = _maps.get()
+    if maps is not None:
+        scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+        maps.append(scores.softmax(-1))
+
+
+def refuse_maps() -> None:
+    """Refuse to run without a map, where maps are asked for.
+
+    Raises:
+        ChoiceError: where they are.
+    """
+    if _maps.get() is not None:
+        raise ChoiceError("attention must be softmax where its maps are asked for, but got linear-angular")
