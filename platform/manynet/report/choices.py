@@ -50,7 +50,8 @@ class Mix:
 
     def narrowed(self, keys: Sequence[str]) -> Mix:
         """Only these of its keys."""
-        counts, absent = ({key: found[key] for key in keys} for found in (self.counts, self.absent))
+        counts = {key: self.counts[key] for key in keys}
+        absent = {key: self.absent[key] for key in keys}
         return Mix(self.name, self.options, counts, absent, self.varied & set(keys))
 
 
