@@ -115,7 +115,7 @@ def _labels(keys: Sequence[str], front: Sequence[Record], evaluated: Sequence[Re
         return {option: str(option) for option in options}
     if all(isinstance(option, int | float) for option in options):
         parts = [part.tolist() for part in np.array_split(np.array(options), INTERVALS)]
-        return {option: f"{part[0]:.4g} to {part[-1]:.4g}" for part in parts for option in part}
+        return {option: f"{part[0]:.6g} to {part[-1]:.6g}" for part in parts for option in part}
     frequent = (_chosen(keys, front) + _chosen(keys, evaluated)).most_common(MOST_OPTIONS - 1)
     kept = [option for option in options if option in dict(frequent)]
     return {option: str(option) for option in kept} | {
