@@ -321,8 +321,15 @@ tiny = space("vit-tiny", resolution=(8, 16, 24, 32), patch_size=(4, 8), **_small
 castling_tiny = space("castling-tiny", resolution=(8, 16, 24, 32), patch_size=(4, 8), **_small, **_both)
 castling_32 = space("castling-32", resolution=(32,), patch_size=(2, 4), **_small, **_both)
 
-# Small enough to train at 1025 tokens on a CPU.
-_grid: dict[str, Any] = {**_small, **_both, "width": (32, 48), "heads": (1, 2), "mlp_ratio": (1, 2)}
+# Small enough to train at 1025 tokens on a CPU, and never of one block: what is chosen for each is compared.
+_grid: dict[str, Any] = {
+    **_small,
+    **_both,
+    "depth": (2, 3, 4),
+    "width": (32, 48),
+    "heads": (1, 2),
+    "mlp_ratio": (1, 2),
+}
 castling_grid_8 = space("castling-grid-8", resolution=(16,), patch_size=(2,), **_grid)
 castling_grid_16 = space("castling-grid-16", resolution=(32,), patch_size=(2,), **_grid)
 castling_grid_32 = space("castling-grid-32", resolution=(64,), patch_size=(2,), **_grid)
