@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,9 @@ class Block(mn.Supernet):
 def main() -> None:
     """Measure, print tables, write the page, then one JSON line."""
     given = arguments()
+    # Two exports a point would each tell what is not installed, and what of PyTorch is deprecated.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
     studies = [front_mix(study) for folder in given.studies for study in opened(folder)]
     if given.measured is None:
         torch.manual_seed(0)
