@@ -5,6 +5,8 @@
 ViT scaling (doi 10.1145/3611387); DeiT-Tiny itself is one of its architectures, :data:`DEIT_TINY`.
 :data:`tiny_default` has its proportions in ``tiny``. ``castling_tiny`` is ``tiny`` with a choice of each block's
 attention, softmax or linear-angular (Castling-ViT, arXiv 2211.10526); ``castling_32`` has it at up to 257 tokens.
+``castling_grid_8``, ``_16`` and ``_32`` are one small space at 65, 257 and 1025 tokens: pixels of 16, 32 and 64, patches
+of 2. In all three the largest subnet has softmax in every block, the smallest linear-angular.
 """
 
 from __future__ import annotations
@@ -359,6 +361,19 @@ _small: dict[str, Any] = {
 tiny = space("vit-tiny", resolution=(8, 16, 24, 32), patch_size=(4, 8), **_small)
 castling_tiny = space("castling-tiny", resolution=(8, 16, 24, 32), patch_size=(4, 8), **_small, **_both)
 castling_32 = space("castling-32", resolution=(32,), patch_size=(2, 4), **_small, **_both)
+
+# Small enough to train at 1025 tokens on a CPU, and never of one block: what is chosen for each is compared.
+_grid: dict[str, Any] = {
+    **_small,
+    **_both,
+    "depth": (2, 3, 4),
+    "width": (32, 48),
+    "heads": (1, 2),
+    "mlp_ratio": (1, 2),
+}
+castling_grid_8 = space("castling-grid-8", resolution=(16,), patch_size=(2,), **_grid)
+castling_grid_16 = space("castling-grid-16", resolution=(32,), patch_size=(2,), **_grid)
+castling_grid_32 = space("castling-grid-32", resolution=(64,), patch_size=(2,), **_grid)
 
 # DeiT-Tiny's proportions: 16 times as wide as deep, MLPs of 4 widths. Its heads would be 3, of 16 features;
 # 4 is the option nearest in ratio.

@@ -327,6 +327,21 @@ def test_blocks_are_named_by_their_numbers(name: str, block: str) -> None:
     assert block_name(name) == block
 
 
+@pytest.mark.parametrize("paths", ["sandwich", "single_path"])
+def test_both_kinds_are_trained_in_every_block_though_the_largest_has_softmax_alone(paths: Any) -> None:
+    space = vit.castling_grid_8
+    kinds = [{a[key] for key in a if key.endswith("attention")} for a in (space.largest, space.smallest)]
+    assert kinds == [{"softmax"}, {"linear-angular"}]
+    learning = learner(Castling(paths=paths, close_at=0), space)
+    ran: set[str] = set()
+    for name, module in learning.network.named_modules():
+        if name.endswith((".attention.mix", ".attention.angular")):
+            module.register_forward_hook(lambda *call, name=name: ran.add(name))
+    for batch in batches(STEPS):
+        learning.train_on(batch)
+    assert ran == {f"blocks.{block}.attention.{kind}" for block in range(4) for kind in ("mix", "angular")}
+
+
 def test_pyramids_tell_their_blocks_by_stage() -> None:
     strategy = Castling(paths="single_path", close_at=0)
     _, logged = passes(strategy, 0, space=pit.castling_tiny)

@@ -21,7 +21,7 @@ from manynet.report.parallel import parallel
 from manynet.storage import StorageError
 
 LATENCY = "latency@host/torch?threads=2"
-SECTIONS = ["pareto", "hypervolume", "choices", "training", "ranking", "finalists"]
+SECTIONS = ["pareto", "hypervolume", "front", "choices", "training", "ranking", "finalists"]
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 
 

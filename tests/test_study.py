@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,12 +14,15 @@ from typing import Any
 import pytest
 import torch
 from ray import tune
+from typer.testing import CliRunner
 
 import manynet as mn
 from manynet import reference
+from manynet.cli import app
 from manynet.errors import ManynetError
-from manynet.experiment import read_experiment
+from manynet.experiment import parse_experiment, read_experiment
 from manynet.ledger import Ledger
+from manynet.report.content import show
 from manynet.study import StudyError
 
 ROOT = Path(__file__).parent.parent
@@ -130,6 +134,33 @@ def test_best_reads_the_ledger(study: mn.Study) -> None:
         study.best("speed")
     with pytest.raises(StudyError, match="no subnet .* meets 'parameters <= 1'"):
         study.best("accuracy", where="parameters <= 1")
+
+
+def test_the_front_and_what_it_chose_are_printed(study: mn.Study) -> None:
+    found = study.found()
+    ran = CliRunner().invoke(app, ["front", study.folder, "--choice", "width"])
+    assert ran.exit_code == 0
+    assert f"{len(found.front)} of 6 evaluated subnets are on the front" in ran.stdout
+    for record in found.front:
+        assert show("accuracy", record.metrics["accuracy"]) in ran.stdout
+    shares = [int(share) for share in re.findall(r"(\d+)%", ran.stdout.partition("width")[2])]
+    assert len(shares) == 6 and sum(shares) == pytest.approx(100, abs=3)
+    assert all(str(record.architecture["width"]) in ran.stdout for record in found.records)
+
+
+def test_what_front_cannot_show_is_one_clear_line(study: mn.Study, tmp_path: Path) -> None:
+    for folder, choice, message in (
+        (study.folder, "kernel", r"a choice must be part of a key, such as \(width\), but got 'kernel'"),
+        (begun(tmp_path), "width", "a front needs evaluated subnets .*, but got none of 0"),
+    ):
+        ran = CliRunner().invoke(app, ["front", folder, "--choice", choice])
+        assert isinstance(ran.exception, ManynetError)
+        assert re.match(message, str(ran.exception)) and "\n" not in str(ran.exception)
+
+
+def begun(folder: Path) -> str:
+    text = f"study: {folder}/begun\nspace: {__file__}:space\ntrain: {{steps: 1}}\n"
+    return mn.Study.begin(parse_experiment(text, "x.yaml")).folder
 
 
 def test_a_step_called_again_does_nothing(study: mn.Study) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
@@ -270,27 +271,33 @@ class Study:
             return None
         return kendall([shared for shared, _ in pairs], [alone for _, alone in pairs])
 
-    def report(self) -> str:
-        """Write ``report.html``, one page that opens offline; returns its address."""
+    def found(self) -> ReportContent:
+        """What the search found so far: its evaluations, objectives and constraints, and the front of them."""
         objectives, conditions = self._wanted(self.experiment.search or SearchSettings())
-        finalists = self.winners()
-        content = ReportContent(
+        return ReportContent(
             title=Path(self.folder).name,
             metric=self.space.task.metric,
             objectives=objectives,
             conditions=conditions,
             records=self._evaluations(),
+            facts={
+                "space": self.space.name,
+                "data": self.data.name,
+                "objectives": ", ".join(map(str, objectives)),
+            },
+        )
+
+    def report(self) -> str:
+        """Write ``report.html``, one page that opens offline; returns its address."""
+        finalists = self.winners()
+        content = replace(
+            self.found(),
             finalists=finalists,
             anchors=self._pairs(),
             ranking=self.ranking(),
             curves=self._trained().curves if self._is_trained() else [],
             baseline=self.baseline() if finalists else None,
             links={r.key: [f"{r.details['folder']}/{name}" for name in FILES] for r in finalists},
-            facts={
-                "space": self.space.name,
-                "data": self.data.name,
-                "objectives": ", ".join(map(str, objectives)),
-            },
         )
         address = f"{self.folder}/report.html"
         write_report(address, content)

@@ -15,6 +15,8 @@ from plotly.offline import get_plotlyjs
 from manynet.conditions import LATENCY
 from manynet.ledger import Record
 from manynet.report import figures
+from manynet.report.choice_tables import choice_tables
+from manynet.report.choices import mixes, varied
 from manynet.report.content import ReportContent, measurement, show
 from manynet.report.parallel import parallel
 from manynet.report.style import CSS
@@ -51,7 +53,7 @@ def write_report(address: str | Path, content: ReportContent) -> None:
 
 def render(content: ReportContent) -> str:
     """The whole page."""
-    makers = (_pareto, _hypervolume, _parallel, _training, _ranking, _finalists)
+    makers = (_pareto, _hypervolume, _chosen, _parallel, _training, _ranking, _finalists)
     return page(content.title, _facts(content), _summary(content), [maker(content) for maker in makers])
 
 
@@ -188,6 +190,17 @@ def _hypervolume(content: ReportContent) -> Section:
         "A flat end means that more evaluations found nothing better."
     )
     return Section("hypervolume", title, note, plot(figures.hypervolume(content), "hypervolume"))
+
+
+def _chosen(content: ReportContent) -> Section:
+    title, members = "What the front chose", len(content.front)
+    if members < 2:
+        return Section("front", title, "", _empty("At least two architectures on the front are needed."))
+    note = (
+        f"The share of the {members} architectures on the front in which each option stands. Choices that were the "
+        "same in all evaluated architectures are left out."
+    )
+    return Section("front", title, note, choice_tables(varied(mixes(content.front, content.records))))
 
 
 def _parallel(content: ReportContent) -> Section:

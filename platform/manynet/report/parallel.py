@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from manynet.conditions import LATENCY
+from manynet.report.choices import in_order
 from manynet.report.content import ReportContent, is_percentage
 from manynet.report.figures import INK, layout
 
@@ -55,7 +56,7 @@ def _dimension(name: str, column: Sequence[Any]) -> dict[str, Any]:
     if numeric:
         return {"label": label, "values": column, "tickvals": sorted(set(column))}
     # A choice that is not part of an architecture gets a tick of its own, at the bottom.
-    options = sorted({value for value in column if value is not None}, key=_order)
+    options = sorted({value for value in column if value is not None}, key=in_order)
     ticks = [None, *options] if None in column else options
     return {
         "label": label,
@@ -63,8 +64,3 @@ def _dimension(name: str, column: Sequence[Any]) -> dict[str, Any]:
         "tickvals": list(range(len(ticks))),
         "ticktext": ["–" if tick is None else escape(str(tick)) for tick in ticks],
     }
-
-
-def _order(value: Any) -> tuple[bool, float, str]:
-    number = isinstance(value, int | float)
-    return not number, float(value) if number else 0.0, str(value)

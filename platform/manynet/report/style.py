@@ -37,6 +37,12 @@ td:first-child { min-width: 200px; max-width: 380px; }
 td:not(:first-child) { white-space: nowrap; }
 td a { display: block; font-size: 13px; }
 tbody tr:last-child td { border-bottom: 0; }
+.mixes { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 14px 40px; margin-top: 10px; overflow-x: auto; }
+.mixes table { width: auto; font-size: 13px; }
+.mixes th, .mixes td { padding: 3px 10px; border-bottom: 1px solid #fff; }
+.mixes td:first-child { min-width: 0; padding-left: 0; color: var(--muted); }
+.mixes th:first-child { padding-left: 0; color: var(--ink); }
+.mixes td:not(:first-child), .mixes th:not(:first-child) { text-align: right; min-width: 52px; }
 summary { cursor: pointer; }
 section > details { margin-top: 8px; font-size: 14px; color: var(--muted); }
 section > details table { color: var(--ink); }

@@ -1,0 +1,251 @@
+"""From how many tokens on is linear-angular attention worth it: multiply-adds and latency on each local tool.
+
+The block is the platform's own: qkv, attention, and output projection, of width 192 and 3 heads, linear-angular with its
+default constant and branch. It is extracted, and measured as a device would be: by the device's own tool and timing, one
+image, one thread. Both kinds take turns, and each counts at its calmest turn. Tokens form square grids.
+
+    python benchmarks/attention_crossover.py [--tokens 49 196] [--studies RUN ...]
+
+Writes ``attention_crossover.json`` and ``attention_crossover.html`` in ``benchmarks/output``; with studies (folders, also
+of a sweep) the page shows what their fronts chose for each block. ``--measured FILE`` draws an earlier run's JSON again.
+A crossover is where the ratio of both kinds comes to 1 for good, between points on a straight line of logarithms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attention_crossover_picture import KINDS, FrontMix, write_page
+from ray import tune
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import manynet as mn
+from manynet import elastic
+from manynet.devices import DeviceName
+from manynet.devices.tools import tool_of
+from manynet.report.choices import mixes
+from manynet.study import Study, recorded
+from manynet.sweep import Sweep
+
+BARS = {"slowest_ratio_1024": 1.0, "slowest_ratio_2304": 0.5}
+WIDTH, HEADS, HEAD_DIM = 192, 3, 64
+TOKENS = (49, 100, 196, 324, 576, 1024, 2304)
+TOOLS = ("host/torch", "host/torch.compile", "host/onnxruntime", "host/openvino")
+MACS = "multiply-adds"
+OUTPUT = Path(__file__).parent / "output"
+Curves = dict[str, dict[str, dict[int, float]]]
+"""By what is counted or the tool that measures, and the kind of attention: multiply-adds or ms, by tokens."""
+
+
+class Block(mn.Supernet):
+    """One attention block, of either kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = elastic.Attention(WIDTH, HEADS, HEAD_DIM, kinds=KINDS)
+
+    def forward(self, x: torch.Tensor, arch: mn.Architecture) -> torch.Tensor:
+        """Mix tokens ``(B, N, width)``."""
+        mixed: torch.Tensor = self.attention(x, kind=arch["attention"])
+        return mixed
+
+
+def main() -> None:
+    """Measure, print tables, write the page, then one JSON line."""
+    given = arguments()
+    # Two exports a point would each tell what is not installed, and what of PyTorch is deprecated.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    studies = [front_mix(study) for folder in given.studies for study in opened(folder)]
+    if given.measured is None:
+        torch.manual_seed(0)
+        space = block_space(given.tokens)
+        curves = {MACS: counted(space)} | measured(space, given.tokens, given.turns)
+    else:
+        curves = read(given.measured)
+    crossovers = {name: crossover(kinds) for name, kinds in curves.items()}
+    show(curves, crossovers)
+    for one in studies:
+        show_mix(one)
+    OUTPUT.mkdir(exist_ok=True)
+    (OUTPUT / "attention_crossover.json").write_text(json.dumps(curves, indent=1))
+    write_page(OUTPUT / "attention_crossover.html", curves, crossovers, studies)
+    figures = slowest(curves)
+    bars = {name: bar for name, bar in BARS.items() if name in figures}
+    line = {"benchmark": "attention_crossover", "crossovers": crossovers, "figures": figures, "bars": bars}
+    print(json.dumps({**line, "pass": all(figures[name] <= bar for name, bar in bars.items())}))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS), help="squares, at least two")
+    parser.add_argument("--turns", type=int, default=2, help="of each kind of attention")
+    parser.add_argument("--studies", nargs="*", default=[], metavar="RUN")
+    parser.add_argument("--measured", type=Path, metavar="FILE")
+    given = parser.parse_args()
+    given.tokens = sorted(set(given.tokens))
+    wrong = [tokens for tokens in given.tokens if tokens < 1 or math.isqrt(tokens) ** 2 != tokens]
+    if wrong or len(given.tokens) < 2:
+        parser.error(f"tokens must be two squares or more, but got {wrong[0] if wrong else given.tokens}")
+    return given
+
+
+def block_space(tokens: Sequence[int]) -> mn.SearchSpace:
+    """Both kinds of attention at every square number of tokens from the fewest to the most."""
+    squares = [side**2 for side in range(math.isqrt(min(tokens)), math.isqrt(max(tokens)) + 1)]
+    return mn.SearchSpace(
+        "attention-block",
+        {"tokens": tune.choice(squares), "attention": tune.choice(list(KINDS))},
+        Block,
+        mn.tasks.Classification(WIDTH),
+        input_shape=lambda arch: (arch["tokens"], WIDTH),
+    )
+
+
+def counted(space: mn.SearchSpace) -> dict[str, dict[int, float]]:
+    """Multiply-adds at every square."""
+    squares = space.domains["tokens"].categories  # type: ignore[union-attr]
+    return {
+        kind: {
+            tokens: float(mn.cost(space, {"tokens": tokens, "attention": kind}).macs) for tokens in squares
+        }
+        for kind in KINDS
+    }
+
+
+def measured(space: mn.SearchSpace, tokens: Sequence[int], turns: int) -> Curves:
+    """Milliseconds on every tool that this machine has."""
+    network = space.build().eval()
+    found: Curves = {}
+    for tool in TOOLS:
+        name = DeviceName.parse(tool)
+        if missing := tool_of(name).missing(name):
+            print(f"{tool} is left out: {missing}")
+            continue
+        rows = {count: timed(name, space, network, count, turns) for count in tokens}
+        found[tool] = {kind: {count: row[kind] for count, row in rows.items()} for kind in KINDS}
+    return found
+
+
+def timed(
+    name: DeviceName, space: mn.SearchSpace, network: nn.Module, tokens: int, turns: int
+) -> dict[str, float]:
+    """Milliseconds of the extracted blocks of both kinds."""
+    # Each is another graph of one code, and Dynamo keeps only so many.
+    torch.compiler.reset()
+    runs = {}
+    for kind in KINDS:
+        arch = {"tokens": tokens, "attention": kind}
+        example = space.example(arch, 1)
+        runs[kind] = tool_of(name).prepare(mn.extract(network, arch, example), example, name)
+    taken = [{kind: run().milliseconds for kind, run in runs.items()} for _ in range(turns)]
+    return {kind: min(turn[kind] for turn in taken) for kind in KINDS}
+
+
+def ratios(kinds: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
+    """Linear-angular over softmax, by tokens."""
+    softmax, angular = (kinds[kind] for kind in KINDS)
+    return {tokens: angular[tokens] / softmax[tokens] for tokens in softmax}
+
+
+def crossover(kinds: Mapping[str, Mapping[int, float]]) -> float | None:
+    """Tokens from which on linear-angular attention takes less; None where that is not between the points."""
+    tokens, logs = list(ratios(kinds)), np.log(list(ratios(kinds).values()))
+    more = np.flatnonzero(logs >= 0)
+    if not len(more) or more[-1] == len(logs) - 1:
+        return None
+    last, after = more[-1], more[-1] + 1
+    between = np.interp(0, [logs[after], logs[last]], np.log([tokens[after], tokens[last]]))
+    return round(float(np.exp(between)), 1)
+
+
+def slowest(curves: Curves) -> dict[str, float]:
+    """The largest ratio of any tool, by tokens."""
+    found = [ratios(kinds) for name, kinds in curves.items() if name != MACS]
+    every = dict.fromkeys(tokens for one in found for tokens in one)
+    return {f"slowest_ratio_{tokens}": round(max(one[tokens] for one in found), 3) for tokens in every}
+
+
+def opened(folder: str) -> list[Study]:
+    """The study of a folder, or the studies of a sweep."""
+    if recorded(folder).sweep:
+        return [study for _, study in Sweep.open(folder).studies()]
+    return [Study.open(folder)]
+
+
+def front_mix(study: Study) -> FrontMix:
+    """What a study's front chose for the attention of each block.
+
+    Raises:
+        SystemExit: when there is no front, or no such choice.
+    """
+    content = study.found()
+    found = [mix for mix in mixes(content.front, content.records) if mix.name == "attention"]
+    if not found or not content.front:
+        raise SystemExit(f"a study must have a front with a choice of attention, but got {study.folder}")
+    sizes = {tokens_of(record.architecture) for record in content.front}
+    return FrontMix(sorted(sizes), len(content.front), found[0])
+
+
+def tokens_of(arch: Mapping[str, Any]) -> int:
+    """Tokens of a vision transformer, the class token too."""
+    return int((arch["resolution"] // arch["patch_size"]) ** 2 + 1)
+
+
+def read(file: Path) -> Curves:
+    """What an earlier run wrote; JSON has no whole numbers as keys."""
+    return {
+        name: {kind: {int(tokens): value for tokens, value in row.items()} for kind, row in kinds.items()}
+        for name, kinds in json.loads(file.read_text()).items()
+    }
+
+
+def show(curves: Curves, crossovers: Mapping[str, float | None]) -> None:
+    """Print softmax, linear-angular and their ratio: a column for each tool, a row for each number of tokens."""
+    table = Table("tokens", *curves, title="softmax / linear-angular, and their ratio; latency in ms")
+    last = list(curves)[-1]
+    for tokens in curves[last][KINDS[0]]:
+        table.add_row(str(tokens), *(cell(name, kinds, tokens) for name, kinds in curves.items()))
+    table.add_section()
+    table.add_row("crossover", *(told(curves[name], found) for name, found in crossovers.items()))
+    Console(width=140).print(table)
+
+
+def cell(name: str, kinds: Mapping[str, Mapping[int, float]], tokens: int) -> str:
+    pair = [kinds[kind][tokens] for kind in KINDS]
+    both = " / ".join(f"{value / 1e6:.1f} M" if name == MACS else f"{value:.3g}" for value in pair)
+    return f"{both}  {pair[1] / pair[0]:.2f}x"
+
+
+def told(kinds: Mapping[str, Mapping[int, float]], found: float | None) -> str:
+    """A crossover for people."""
+    by_tokens = ratios(kinds)
+    if found is not None:
+        return f"{found:.0f} tokens"
+    few, many = min(by_tokens), max(by_tokens)
+    return f"below {few}" if by_tokens[many] < 1 else f"above {many}"
+
+
+def show_mix(one: FrontMix) -> None:
+    """Print what a front chose, a row a block."""
+    table = Table("block", *one.mix.columns, title=f"{one.title}: attention on the front")
+    for key in one.mix.counts:
+        table.add_row(key.rpartition(".")[0], *(f"{share:.0%}" for share in one.mix.shares(key)))
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()

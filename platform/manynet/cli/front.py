@@ -1,0 +1,70 @@
+"""The command that prints what a search found: its front, and what the architectures on it chose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from manynet.report import ReportContent
+    from manynet.report.choices import Mix
+
+
+def front(
+    folder: Annotated[
+        str, typer.Argument(help="Folder of the study, or its filesystem address.", show_default=False)
+    ],
+    choice: Annotated[
+        str | None,
+        typer.Option(
+            help="Only choices whose key contains this, e.g. attention or block3. [default: all that varied]"
+        ),
+    ] = None,
+) -> None:
+    """Print a study's Pareto front, and what its architectures chose.
+
+    Of every choice it prints the share of the front's architectures in which each option stands. What an
+    architecture does not have, such as blocks beyond its depth, is counted apart.
+
+    Example: `manynet front runs/mine --choice heads`
+    """
+    from manynet.report.choices import containing, mixes, varied
+    from manynet.study import Study, StudyError
+
+    content = Study.open(folder).found()
+    if not content.front:
+        evaluated = len(content.records)
+        raise StudyError(
+            f"a front needs evaluated subnets that meet every constraint, but got none of {evaluated}"
+        )
+    found = mixes(content.front, content.records)
+    shown = varied(found) if choice is None else containing(found, choice)
+    console = Console()
+    console.print(_objectives(content))
+    for mix in shown:
+        console.print(_shares(mix))
+
+
+def _objectives(content: ReportContent) -> Table:
+    from manynet.report.content import show
+
+    table = Table(title=f"{len(content.front)} of {len(content.records)} evaluated subnets are on the front")
+    columns = list(dict.fromkeys([*(one.column for one in content.objectives), "parameters", "macs"]))
+    for column in columns:
+        table.add_column(escape(column), justify="right")
+    for record in content.front:
+        table.add_row(*(show(column, record.metrics.get(column)) for column in columns))
+    return table
+
+
+def _shares(mix: Mix) -> Table:
+    table = Table(escape(mix.name), title_justify="left")
+    for column in mix.columns:
+        table.add_column(escape(column), justify="right")
+    for key in mix.counts:
+        table.add_row(escape(key), *(f"{share:.0%}" for share in mix.shares(key)))
+    return table
