@@ -44,7 +44,8 @@ def test_every_example_is_valid(file: Path) -> None:
     if file.stem.endswith("-ranking"):
         assert read_rank_settings(file).strategies
     else:
-        assert list(read_experiment(file).steps) == ["train", "search", "finalists"]
+        steps = list(read_experiment(file).steps)
+        assert len(steps) >= 2 and steps == ["train", "search", "finalists"][: len(steps)]
 
 
 @pytest.mark.parametrize(
