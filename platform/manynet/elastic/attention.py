@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from manynet.elastic.angular_attention import LinearAngularAttention
-from manynet.elastic.attention_maps import keep_map
+from manynet.elastic.attention_maps import keep_map, maps_wanted
 from manynet.elastic.control import choose
 from manynet.elastic.layer import ChoiceError, Elastic, chosen
 from manynet.elastic.linear import Linear
@@ -168,8 +168,9 @@ class Attention(nn.Module):
         return output
 
     def _softmax(self, qkv: torch.Tensor) -> torch.Tensor:
-        query, key, _ = qkv.unflatten(2, (-1, 3, self.head_dim)).transpose(1, 2).unbind(3)
-        keep_map(query, key)
+        if maps_wanted():
+            query, key, _ = qkv.unflatten(2, (-1, 3, self.head_dim)).transpose(1, 2).unbind(3)
+            keep_map(query, key)
         mixed: torch.Tensor = self.mix(qkv)
         return mixed
 

@@ -29,6 +29,11 @@ def attention_maps() -> Iterator[list[torch.Tensor]]:
         _maps.reset(token)
 
 
+def maps_wanted() -> bool:
+    """Whether maps are asked for."""
+    return _maps.get() is not None
+
+
 def keep_map(query: torch.Tensor, key: torch.Tensor) -> None:
     """Collect the map of queries and keys ``(B, heads, N, d)``, where maps are asked for."""
     maps = _maps.get()
@@ -43,5 +48,5 @@ def refuse_maps() -> None:
     Raises:
         ChoiceError: where they are.
     """
-    if _maps.get() is not None:
+    if maps_wanted():
         raise ChoiceError("attention must be softmax where its maps are asked for, but got linear-angular")
