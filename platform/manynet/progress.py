@@ -1,4 +1,4 @@
-"""How far a search is: a bar on a terminal, a log line for every tenth elsewhere."""
+"""How far a search is: a bar on a terminal; elsewhere, for every tenth, a log line and Tune's table of candidates."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from ray import tune
+from ray.tune.progress_reporter import CLIReporter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -16,22 +17,60 @@ from manynet.conditions import Condition, Objective
 from manynet.searcher import ArchitectureSearcher
 
 logger = logging.getLogger(__name__)
+ROWS, KEYS = 10, 4
+
+
+class Table(CLIReporter):
+    """Tune's own table of trials, in the log: a job has no other page for them.
+
+    Args:
+        objective: orders the candidates that are done.
+        columns: metrics that are shown.
+        keys: of architectures that are shown.
+        candidates: that the search is to reach.
+    """
+
+    def __init__(
+        self, objective: Objective, columns: Sequence[str], keys: Sequence[str], candidates: int
+    ) -> None:
+        super().__init__(
+            metric_columns=dict(zip(columns, columns, strict=True)),
+            parameter_columns=dict(zip(keys, keys, strict=True)),
+            max_progress_rows=ROWS,
+            metric=objective.column,
+            mode="max" if objective.maximise else "min",
+            sort_by_metric=True,
+        )
+        self.setup(start_time=time.time(), total_samples=candidates)
+
+    def _print(self, msg: str) -> None:
+        logger.info("%s", msg)
 
 
 class Progress(tune.Callback):
     """Shows candidates done, the best of the first objective, and candidates a second.
 
     Used as a context manager around ``Tuner.fit``, so that the bar ends however the search does.
+
+    Args:
+        searcher: knows what is done.
+        objectives: of the first, the best is shown.
+        conditions: what the best must meet.
+        keys: of architectures, the most telling first.
+        console: where the bar is drawn.
     """
 
     def __init__(
         self,
         searcher: ArchitectureSearcher,
-        objective: Objective,
+        objectives: Sequence[Objective],
         conditions: Sequence[Condition],
+        keys: Sequence[str],
         console: Console | None = None,
     ) -> None:
-        self._searcher, self._objective, self._conditions = searcher, objective, conditions
+        self._searcher, self._objective, self._conditions = searcher, objectives[0], conditions
+        shown = dict.fromkeys(one.column for one in (*objectives, *conditions))
+        self._table = Table(objectives[0], list(shown), keys[:KEYS], searcher.evaluations)
         self._console = console or Console(stderr=True)
         self._bar = Bar(
             TextColumn("search"),
@@ -69,6 +108,7 @@ class Progress(tune.Callback):
         tenth = max(1, self._searcher.evaluations // 10)
         if not self._console.is_terminal and done % tenth == 0:
             logger.info("search: %d of %d, %s", done, self._searcher.evaluations, status)
+            self._table.report(trials, done == self._searcher.evaluations)
 
     def _best_of(self, *metrics: Mapping[str, float]) -> float:
         sign = 1.0 if self._objective.maximise else -1.0

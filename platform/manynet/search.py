@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
 import ray
 import torch
-from ray import tune
-from ray.actor import ActorHandle
 
+from manynet import tune_run
 from manynet.conditions import (
     COST,
     LATENCY,
@@ -27,7 +24,7 @@ from manynet.conditions import (
 )
 from manynet.data import Data
 from manynet.errors import ManynetError
-from manynet.evaluator import Evaluator, Gate, Prepare, Provenance
+from manynet.evaluator import Prepare, Provenance
 from manynet.head_tuning import HEAD
 from manynet.ledger import Ledger, Record
 from manynet.progress import Progress
@@ -38,8 +35,14 @@ from manynet.settings import SearchSettings
 from manynet.space import Architecture, SearchSpace
 from manynet.storage import absolute
 from manynet.tasks import Task
+from manynet.watching.monitor import monitored
+from manynet.watching.status import Member
+from manynet.watching.tally import Plan
 
 logger = logging.getLogger(__name__)
+
+CANDIDATES_A_RUN = 2000
+"""Of one Tune run: it keeps every trial in the driver's memory (20 KB) and looks through them at every step."""
 
 
 class SearchError(ManynetError, RuntimeError):
@@ -119,7 +122,8 @@ def run(
     records = [record for record in ledger.read() if provenance.made(record)]
     if len(records) >= settings.evaluations:
         return records
-    _quiet()
+    tune_run.quiet()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     searcher = ArchitectureSearcher(
         space,
         objectives,
@@ -131,13 +135,20 @@ def run(
         records=records,
         first=first,
     )
-    gate = _gate(min(settings.evaluators, settings.evaluations - len(records)))
-    trainable = tune.with_parameters(
-        Evaluator, prepare=prepare, ledger=ledger, provenance=provenance, gate=gate
-    )
-    with Progress(searcher, objectives[0], conditions) as progress:
-        trainable = tune.with_resources(trainable, _resources(settings.evaluators))
-        errors = _fit(trainable, searcher, progress, folder, settings.evaluators)
+    earlier = [Member(architecture=dict(r.architecture), metrics=dict(r.metrics)) for r in records]
+    errors: list[BaseException] = []
+    with (
+        monitored(_plan(space, settings, folder), _columns(space, settings), earlier) as telling,
+        Progress(searcher, objectives, conditions, list(space.domains)) as progress,
+    ):
+        while not searcher.finished:
+            searcher.share(CANDIDATES_A_RUN)
+            heard = [progress, telling]
+            errors += tune_run.fit(searcher, prepare, ledger, provenance, folder, settings.evaluators, heard)
+            if not searcher.finished and not searcher.share_is_done:
+                # Tune ends in good order on an interrupt and says nothing; the steps that follow must not run.
+                raise KeyboardInterrupt
+            ledger.compact()
     _judge(searcher, conditions, errors)
     return [record for record in ledger.read() if provenance.made(record)]
 
@@ -214,56 +225,17 @@ def _check_cost(space: SearchSpace, condition: Condition) -> None:
         )
 
 
-def _quiet() -> None:
-    # Tune takes both only from the environment. Its loggers cost more than its trials do and would
-    # repeat the ledger; and evaluators must resolve relative paths as the driver does.
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Without its loggers Tune warns of every trial that it knows no metrics of it: the ledger does.
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)
+def _plan(space: SearchSpace, settings: SearchSettings, folder: str | Path) -> Plan:
+    objectives, conditions = wanted(settings, space.task)
+    counts = (settings.evaluations, settings.evaluators)
+    return Plan(absolute(folder), space.name, objectives, conditions, *counts)
 
 
-def _gate(evaluators: int) -> ActorHandle[Gate]:
-    # All there are, not those free now: workers of the step before may not have let go of theirs yet.
-    fit = int(ray.cluster_resources().get("CPU", 1))
-    return ray.remote(num_cpus=0)(Gate).remote(max(1, min(evaluators, fit)))  # type: ignore[return-value]
-
-
-def _resources(evaluators: int) -> dict[str, float]:
-    share = ray.cluster_resources().get("GPU", 0.0) / evaluators
-    return {"cpu": 1, "gpu": 1 if share >= 1 else round(share - 5e-5, 4)} if share else {"cpu": 1}
-
-
-def _fit(
-    trainable: type[tune.Trainable],
-    searcher: ArchitectureSearcher,
-    progress: Progress,
-    folder: str | Path,
-    evaluators: int,
-) -> list[BaseException]:
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            num_samples=-1,
-            max_concurrent_trials=evaluators,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: str(trial.trial_id),
-            trial_dirname_creator=lambda trial: str(trial.trial_id),
-        ),
-        run_config=tune.RunConfig(
-            name="search",
-            storage_path=absolute(folder),
-            callbacks=[progress],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            verbose=0,
-        ),
-    )
-    # Tune prints its settings whatever its verbosity; progress goes to stderr.
-    with redirect_stdout(io.StringIO()):
-        return list(tuner.fit().errors)
+def _columns(space: SearchSpace, settings: SearchSettings) -> list[str]:
+    """Columns of an evaluation that people are told of."""
+    objectives, conditions = wanted(settings, space.task)
+    asked = [one.column for one in (*objectives, *conditions)]
+    return list(dict.fromkeys([*asked, *space.task.columns, *COST]))
 
 
 def _judge(searcher: ArchitectureSearcher, conditions: list[Condition], errors: list[BaseException]) -> None:
@@ -274,9 +246,6 @@ def _judge(searcher: ArchitectureSearcher, conditions: list[Condition], errors: 
             f"evaluations must succeed, but {len(searcher.failures)} failed, "
             f"the last with {searcher.failures[-1]}{died}"
         )
-    if not searcher.finished:
-        # Tune ends in good order on an interrupt and says nothing; the steps that follow must not run.
-        raise KeyboardInterrupt
     if searcher.exhausted and not searcher.done:
         texts = " and ".join(map(str, conditions))
         raise SearchError(

@@ -82,6 +82,7 @@ class ArchitectureSearcher(Searcher):
         super().__init__()
         self.evaluations = evaluations
         self.finished = False
+        self._share: float = math.inf
         self.failures: list[str] = []
         self.too_dear = 0
         self.done: dict[str, dict[str, float]] = {}
@@ -102,16 +103,26 @@ class ArchitectureSearcher(Searcher):
         self._earlier = len(self.done)
         self._first = deque([*first, space.largest, space.smallest])
 
+    def share(self, candidates: int) -> None:
+        """Propose so many candidates to the Tune run that begins, and then end it; another can go on."""
+        self._share = candidates
+
+    @property
+    def share_is_done(self) -> bool:
+        """Whether the Tune run has had its share, to the last result."""
+        return not self._share and not self._pending
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """The next architecture; None to be asked again later; ``FINISHED`` when the search is over."""
+        """The next architecture; None to be asked again later; ``FINISHED`` when the search or the share is over."""
         wanted = not self.hopeless and len(self.done) + len(self._pending) < self.evaluations
-        candidate = self._next() if wanted else None
+        candidate = self._next() if wanted and self._share else None
         if candidate is not None:
+            self._share -= 1
             self._pending[trial_id] = candidate
             return dict(candidate.arch)
         if self._pending:
             return None
-        self.finished = True
+        self.finished = bool(self._share) or not wanted
         return str(Searcher.FINISHED)
 
     def on_trial_complete(
