@@ -1,0 +1,103 @@
+"""TensorBoard events in a folder of any filesystem."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from manynet.storage import StorageError, is_local, join, locate, write_bytes
+
+_SECONDS_BETWEEN = 15.0
+_PART = 2**20
+
+
+class Events:
+    """Scalars and texts over steps, in one event file more in a folder.
+
+    PyTorch's ``SummaryWriter`` takes local folders only, and writes in a thread, where an error is a traceback.
+    Object stores cannot append: there each flush writes the file anew, and every MiB begins another, so that
+    what is written does not grow with the run. TensorBoard reads all of a folder's files as one.
+
+    Args:
+        address: of the folder; created.
+        purge_step: what earlier files say of this step and later ones is hidden: an interrupted run got further
+            than its resume begins.
+
+    Raises:
+        StorageError: as all methods, when the folder cannot be written.
+    """
+
+    def __init__(self, address: str | Path, purge_step: int | None = None) -> None:
+        # Imported here: a process that shows no events need not wait for it.
+        from tensorboard.compat.proto import event_pb2  # type: ignore[import-untyped]
+        from torch.utils.tensorboard import summary
+
+        self._event, self._summary = event_pb2, summary
+        self._folder, self._local = str(address), is_local(address)
+        self._flushed = time.monotonic()
+        self._begin()
+        if purge_step is not None:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step=purge_step, session_log=start)
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Add a point to the curve ``name``."""
+        self._write(step=step, summary=self._summary.scalar(name, value))
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """Add a text."""
+        self._write(step=step, summary=self._summary.text(name, text))
+
+    def flush(self, now: bool = False) -> None:
+        """Let readers see what was added; on an object store every 15 s at most, unless ``now``."""
+        if self._local:
+            with self._reported():
+                self._file.flush()
+        elif now or time.monotonic() - self._flushed > _SECONDS_BETWEEN:
+            self._flushed = time.monotonic()
+            content = self._file.getvalue()
+            write_bytes(self._address, content)
+            if len(content) > _PART:
+                self._begin()
+
+    def close(self) -> None:
+        """Flush; nothing can be added afterwards."""
+        try:
+            self.flush(now=True)
+        finally:
+            with self._reported():
+                self._file.close()
+
+    def _begin(self) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+
+        # Unique, and in order of time, as TensorBoard reads them.
+        made = f"{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._address = join(self._folder, f"events.out.tfevents.{made}")
+        with self._reported():
+            self._file: Any = self._opened() if self._local else io.BytesIO()
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+
+    def _opened(self) -> io.BufferedWriter:
+        path = Path(locate(self._address)[1])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
+
+    def _write(self, **fields: Any) -> None:
+        event = self._event.Event(wall_time=time.time(), **fields)
+        with self._reported():
+            self._records.write(event.SerializeToString())
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(f"{self._address} must be a file that can be written: {error}") from None
