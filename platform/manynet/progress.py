@@ -69,7 +69,7 @@ class Progress(tune.Callback):
         console: Console | None = None,
     ) -> None:
         self._searcher, self._objective, self._conditions = searcher, objectives[0], conditions
-        shown = dict.fromkeys(one.column for one in (*objectives, *conditions))
+        shown = dict.fromkeys([*(o.column for o in objectives), *(c.column for c in conditions)])
         self._table = Table(objectives[0], list(shown), keys[:KEYS], searcher.evaluations)
         self._console = console or Console(stderr=True)
         self._bar = Bar(

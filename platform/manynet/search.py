@@ -234,7 +234,7 @@ def _plan(space: SearchSpace, settings: SearchSettings, folder: str | Path) -> P
 def _columns(space: SearchSpace, settings: SearchSettings) -> list[str]:
     """Columns of an evaluation that people are told of."""
     objectives, conditions = wanted(settings, space.task)
-    asked = [one.column for one in (*objectives, *conditions)]
+    asked = [*(o.column for o in objectives), *(c.column for c in conditions)]
     return list(dict.fromkeys([*asked, *space.task.columns, *COST]))
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import ray
-from ray.actor import ActorProxy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from manynet.errors import ManynetError
@@ -185,7 +184,7 @@ def monitored(plan: Plan, columns: Sequence[str], earlier: Sequence[Member]) -> 
         _end(monitor, state)
 
 
-def _start(plan: Plan, earlier: Sequence[Member]) -> ActorProxy[Monitor]:
+def _start(plan: Plan, earlier: Sequence[Member]) -> Any:
     name = f"{status.PREFIX}{plan.study}"
     options: dict[str, Any] = {
         "name": name,
@@ -196,7 +195,7 @@ def _start(plan: Plan, earlier: Sequence[Member]) -> ActorProxy[Monitor]:
         ),
     }
     try:
-        return ray.remote(Monitor).options(**options).remote(plan, earlier)  # type: ignore[return-value]
+        return ray.remote(Monitor).options(**options).remote(plan, earlier)
     except ValueError:
         raise MonitorError(
             f"a study must be searched by one run at a time, but {plan.study} is being searched "
@@ -204,10 +203,10 @@ def _start(plan: Plan, earlier: Sequence[Member]) -> ActorProxy[Monitor]:
         ) from None
 
 
-def _end(monitor: ActorProxy[Monitor], state: Literal["ended", "stopped"]) -> None:
+def _end(monitor: Any, state: Literal["ended", "stopped"]) -> None:
     try:
         ray.get(monitor.end.remote(state), timeout=SECONDS_TO_END)
-        ray.kill(monitor)  # type: ignore[arg-type]
+        ray.kill(monitor)
     except (ray.exceptions.RayError, ConnectionError):
         # It is gone, or Ray is: nobody is left to tell.
         return

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
-from ray.tune.result import TIME_THIS_ITER_S
+from ray.air.constants import TIME_THIS_ITER_S
 
 from manynet.watching.tally import Result
 
