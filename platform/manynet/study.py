@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from manynet.latency import sources
 from manynet.ledger import Kind, Ledger, Record
 from manynet.ranking import FEWEST, RankingQuality, kendall
 from manynet.report import ReportContent, write_report
+from manynet.report.live import SECONDS_BETWEEN, refreshed
 from manynet.search import check, provenance, search, wanted
 from manynet.selection import anchors, winners
 from manynet.settings import FinalistsSettings, SearchSettings, Settings, TrainSettings
@@ -129,7 +131,8 @@ class Study:
         if self._is_trained():
             return
         connect(self._device_names())
-        trained = training.train_supernet(self.space, self.data, settings, self._supernet_folder)
+        with self._report_refreshed():
+            trained = training.train_supernet(self.space, self.data, settings, self._supernet_folder)
         if trained.found is not None:
             price = cost(self.space, trained.found)
             logger.info(
@@ -147,7 +150,8 @@ class Study:
         if len(self._evaluations()) >= settings.evaluations:
             return
         asked = self._device_names(settings)
-        with study_devices.opened(self.space, asked, settings, self.folder, self._evaluations()) as latency:
+        devices = study_devices.opened(self.space, asked, settings, self.folder, self._evaluations())
+        with devices as latency, self._report_refreshed():
             study_devices.check_limits(latency, self._wanted(settings)[1])
             search(
                 self.space,
@@ -161,7 +165,6 @@ class Study:
                 lease=latency.pool.lease,
                 first=[] if trained.found is None else [trained.found],
             )
-        self.ledger.compact()
 
     @takes(FinalistsSettings)
     def finalists(self, settings: FinalistsSettings) -> None:
@@ -188,9 +191,8 @@ class Study:
             return
         searched = self._settings("search", SearchSettings)
         asked = self._device_names(searched)
-        with study_devices.opened(
-            self.space, asked, searched, self.folder, records, sources.served
-        ) as latency:
+        devices = study_devices.opened(self.space, asked, searched, self.folder, records, sources.served)
+        with devices as latency, self._report_refreshed():
             trained = training.train_subnets(
                 [*anchoring, *winning], self.space, self.data, f"{self.folder}/subnets"
             )
@@ -289,19 +291,10 @@ class Study:
 
     def report(self) -> str:
         """Write ``report.html``, one page that opens offline; returns its address."""
-        finalists = self.winners()
-        content = replace(
-            self.found(),
-            finalists=finalists,
-            anchors=self._pairs(),
-            ranking=self.ranking(),
-            curves=self._trained().curves if self._is_trained() else [],
-            baseline=self.baseline() if finalists else None,
-            links={r.key: [f"{r.details['folder']}/{name}" for name in FILES] for r in finalists},
-        )
-        address = f"{self.folder}/report.html"
-        write_report(address, content)
-        return address
+        content = self._content()
+        baseline = self.baseline() if content.finalists else None
+        write_report(self._report, replace(content, baseline=baseline))
+        return self._report
 
     def winners(self) -> list[Record]:
         """The finalists on disk, the best by the task's metric on the test split first."""
@@ -314,6 +307,32 @@ class Study:
         None for large data, on which it would take too long.
         """
         return fit_baseline(self.data, self.space.task)
+
+    def _content(self) -> ReportContent:
+        """What there is to report now, but for the baseline."""
+        finalists = self.winners()
+        return replace(
+            self.found(),
+            finalists=finalists,
+            anchors=self._pairs(),
+            ranking=self.ranking(),
+            curves=training.curves(self._supernet_folder),
+            links={r.key: [f"{r.details['folder']}/{name}" for name in FILES] for r in finalists},
+        )
+
+    @contextmanager
+    def _report_refreshed(self) -> Iterator[None]:
+        """The report is written every now and then while a step runs."""
+
+        def write() -> None:
+            write_report(self._report, replace(self._content(), refresh=SECONDS_BETWEEN))
+
+        with refreshed(write):
+            yield
+
+    @property
+    def _report(self) -> str:
+        return f"{self.folder}/report.html"
 
     @cached_property
     def _fitted(self) -> tuple[SearchSpace, Data]:
@@ -397,9 +416,15 @@ class Study:
         return self.experiment.train is not None and training.is_finished(self._supernet_folder)
 
     def _trained(self) -> Trained:
-        settings = self._settings("train", TrainSettings)
+        self._settings("train", TrainSettings)
         if not self._is_trained():
             raise StudyError(f"the supernet of {self.folder} must be trained first")
+        return self._finished
+
+    @cached_property
+    def _finished(self) -> Trained:
+        """Of training that has ended. Kept, because its weights are read whole to see that they are undamaged."""
+        settings = self._settings("train", TrainSettings)
         return training.train_supernet(self.space, self.data, settings, self._supernet_folder)
 
     def _evaluations(self) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -28,10 +29,10 @@ from manynet.errors import ManynetError
 from manynet.fused_tables import check_installed
 from manynet.settings import TrainSettings
 from manynet.space import Architecture, SearchSpace
-from manynet.storage import absolute, read_json
+from manynet.storage import absolute, exists, read_bytes, read_json
 from manynet.strategy import TrainingError, load_strategy
 from manynet.training_bar import training_bar
-from manynet.training_log import PROGRESS
+from manynet.training_log import CURVES, PROGRESS
 from manynet.training_loop import CHECKPOINTS, RESULT, Job, Work, load_weights
 from manynet.training_results import Trained, check_identity, digest, identity, load_subnet, required, result
 
@@ -144,6 +145,13 @@ def check(settings: TrainSettings, trains: str) -> None:
 def is_finished(folder: str | Path) -> bool:
     """Whether training in ``folder`` has ended."""
     return read_json(f"{absolute(folder)}/{RESULT}") is not None
+
+
+def curves(folder: str | Path) -> list[dict[str, float]]:
+    """What training in ``folder`` measured so far, one row an evaluation: see :class:`Trained`."""
+    address = f"{absolute(folder)}/{CURVES}"
+    lines = read_bytes(address).decode().splitlines() if exists(address) else []
+    return [json.loads(line) for line in lines]
 
 
 def _subnet_job(job: SubnetJob, space: SearchSpace, data: Data, folder: str) -> Job:

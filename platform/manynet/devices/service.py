@@ -18,6 +18,7 @@ import ray
 from manynet.devices.actor import Description
 from manynet.devices.drift import DriftRules
 from manynet.devices.errors import DeviceError, DeviceLostError, MeasurementError, first_line
+from manynet.devices.exported import Exported
 from manynet.devices.journal import Journal, Status
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
@@ -56,6 +57,9 @@ class Line:
         async with self._arrived:
             await self._arrived.wait_for(lambda: self._jobs)
             return self._jobs.popleft()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
 
     def refuse(self, error: Exception) -> None:
         """Answer all that wait with ``error``."""
@@ -119,6 +123,7 @@ class DeviceService:
         self._earlier = [status.ended for status in self._written.devices if status.measured or status.deaths]
         self._kinds = {str(name): Kind(name, first=before.get(str(name))) for name in plan.names}
         self._reference: Inputs | None = None
+        self._exported = Exported()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -133,7 +138,7 @@ class DeviceService:
         """
         described = await asyncio.gather(*map(self._begin, self._kinds.values()))
         self._spawn(self._look_for_more())
-        self._spawn(self._keep_journal())
+        self._spawn(self._keep_telling())
         return dict(zip(self._kinds, described, strict=True))
 
     @ray.method
@@ -267,8 +272,10 @@ class DeviceService:
         else:
             await self._work(kind, station)
 
-    async def _keep_journal(self) -> None:
+    async def _keep_telling(self) -> None:
         while True:
+            waiting = {name: len(kind.line) for name, kind in self._kinds.items()}
+            self._exported.show(waiting, self._statuses())
             await self._write_journal()
             await asyncio.sleep(JOURNAL_SECONDS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -54,17 +55,19 @@ def write_report(address: str | Path, content: ReportContent) -> None:
 def render(content: ReportContent) -> str:
     """The whole page."""
     makers = (_pareto, _hypervolume, _chosen, _parallel, _training, _ranking, _finalists)
-    return page(content.title, _facts(content), _summary(content), [maker(content) for maker in makers])
+    sections = [maker(content) for maker in makers]
+    return page(content.title, _facts(content), _summary(content), sections, content.refresh)
 
 
-def page(title: str, facts: str, summary: str, sections: Sequence[Section]) -> str:
-    """A page that opens offline; all but ``title`` is HTML already."""
+def page(title: str, facts: str, summary: str, sections: Sequence[Section], refresh: float = 0) -> str:
+    """A page that opens offline; all but ``title`` is HTML already. Loads itself again after ``refresh`` seconds."""
+    again = f'<meta http-equiv="refresh" content="{refresh:g}">\n' if refresh else ""
     links = "".join(f'<a href="#{one.name}">{escape(one.title)}</a>' for one in sections)
     title = escape(title)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'{again}<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title} · Manynet</title>\n<style>{CSS}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n<body>\n"
         f"<header><div><h1>{title}</h1>{facts}</div><nav>{links}</nav></header>\n<main>\n"
         f"{summary}{''.join(map(_html, sections))}</main>\n</body>\n</html>\n"
@@ -91,6 +94,8 @@ def _facts(content: ReportContent) -> str:
     facts = {**content.facts, "objectives": ", ".join(map(str, content.objectives))}
     if content.conditions:
         facts["constraints"] = " and ".join(map(str, content.conditions))
+    if content.refresh:
+        facts["goes on"] = f"as of {datetime.now(UTC):%H:%M:%S} UTC, loads itself again"
     return heading(facts)
 
 
