@@ -146,7 +146,8 @@ class Training:
         for batch in itertools.islice(self._batches(), self.job.settings.steps - self.learner.step):
             logged = self.learner.train_on(batch)
             self._losses.append(logged["loss"])
-            self._log.step(self.learner.step, logged)
+            rate = learning_rate(self.learner.step - 1, self.job.settings)
+            self._log.step(self.learner.step, rate, logged)
             self._after_step(logged)
         self._log.close()
         self._finish()
