@@ -12,11 +12,12 @@ from ray.util.metrics import Gauge
 
 from manynet.events import Events
 from manynet.space import Architecture, described
-from manynet.storage import join, write_bytes
+from manynet.storage import is_local, join, write_bytes
 from manynet.watching.metrics import LOSS, RATE_OF_LEARNING, STEP, gauge
 
 CURVES, PROGRESS, EVENTS = "curves.jsonl", "progress.json", "tensorboard"
 _SECONDS_BETWEEN = 1.0
+_SECONDS_BETWEEN_UPLOADS = 5.0
 
 
 class TrainingLog:
@@ -35,6 +36,7 @@ class TrainingLog:
         self._scores: Mapping[str, float] = {}
         self._found = ""
         self._written = 0.0
+        self._seconds = _SECONDS_BETWEEN if is_local(progress) else _SECONDS_BETWEEN_UPLOADS
         self._events: Events | None = None
         self._gauges: list[Gauge] = []
 
@@ -47,8 +49,8 @@ class TrainingLog:
         self._write_progress(step, {})
 
     def step(self, step: int, rate: float, logged: Mapping[str, torch.Tensor]) -> None:
-        """Tell how far training is, about once a second: reading what was logged waits for the device."""
-        if self._silent or time.monotonic() - self._written < _SECONDS_BETWEEN:
+        """Tell how far training is, every second or few: reading what was logged waits for the device."""
+        if self._silent or time.monotonic() - self._written < self._seconds:
             return
         values = {name: float(value) for name, value in logged.items()}
         self._add(step, {"learning_rate": rate, **values})

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manynet.errors import ManynetError
-from manynet.storage import read_json, write_bytes
+from manynet.storage import join, read_json, write_bytes
 
 FILE = "search.json"
 """Name of the file in the study's folder."""
@@ -69,13 +69,15 @@ def read(folder: str) -> SearchStatus | None:
         StorageError: the file cannot be read.
         StatusError: the file holds something else.
     """
-    content = read_json(f"{folder}/{FILE}")
+    content = read_json(join(folder, FILE))
     if content is None:
         return None
     try:
         return SearchStatus(**content)
     except (ValidationError, TypeError):
-        raise StatusError(f"{folder}/{FILE} must hold a search's status, but holds something else") from None
+        raise StatusError(
+            f"{join(folder, FILE)} must hold a search's status, but holds something else"
+        ) from None
 
 
 def write(folder: str, status: SearchStatus) -> None:
@@ -84,4 +86,4 @@ def write(folder: str, status: SearchStatus) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    write_bytes(f"{folder}/{FILE}", status.model_dump_json().encode())
+    write_bytes(join(folder, FILE), status.model_dump_json().encode())
