@@ -32,6 +32,8 @@ def ray_cluster() -> Iterator[None]:
         log_to_driver=False,
         object_store_memory=400 * 2**20,
         resources={"device:host/torch": 1, "device:host/onnxruntime": 1},
+        # Short runs, too, are to be seen in the metrics.
+        _system_config={"metrics_report_interval_ms": 500},
     )
     yield
     ray.shutdown()

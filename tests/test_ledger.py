@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from manynet.ledger import SCHEMA, Ledger, LedgerError, Record, TornFileWarning, record_key
+from manynet.storage import StorageError
 
 MAKE = """
 import sys
 from manynet.ledger import Ledger, Record, record_key
+from manynet.storage import StorageError
 
 def make(number):
     architecture = {"width": number}
@@ -314,5 +316,5 @@ def test_a_file_is_not_a_ledger(tmp_path: Path) -> None:
     path.write_text("x")
     with pytest.raises(LedgerError, match="must be a folder that can be read"):
         Ledger(path).read()
-    with pytest.raises(LedgerError, match="must be a folder that can be written"):
+    with pytest.raises(StorageError, match="must be a folder that can be written"):
         Ledger(path).write(record())

@@ -143,7 +143,8 @@ class _Castling(Strategy):
             regulariser, found = _averaged(*passes.left_open(names, batch.targets.device), step)
             self._open |= found
         told = {f"open/{block}": self._open[block] for block in blocks if block in self._open}
-        return {**logged, "threshold": torch.tensor(threshold), "regulariser": regulariser, **told}
+        mean = {"open": sum(told.values(), torch.zeros(())) / len(told)} if told else {}
+        return {**logged, "threshold": torch.tensor(threshold), "regulariser": regulariser, **mean, **told}
 
     def finished(self) -> None:
         """Refuse a network of which a block's branch was open when last it ran.

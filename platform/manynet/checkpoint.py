@@ -11,14 +11,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow as pa
 import torch
 from pyarrow import fs
 
-from manynet.storage import locate, read_json, write_bytes
+from manynet.storage import basename, exists, join, locate, open_output, read_json, write_bytes
 from manynet.strategy import TrainingError
 
 MANIFEST = "manifest.json"
@@ -56,7 +55,7 @@ class Checkpoint:
         if self.manifest is None:
             raise self._damaged(MANIFEST, "it cannot be read")
         try:
-            digest, size = _digest(f"{self.folder}/{STATE}")
+            digest, size = _digest(join(self.folder, STATE))
         except FileNotFoundError:
             raise self._damaged(STATE, "it is missing") from None
         if size != self.manifest["bytes"]:
@@ -66,8 +65,8 @@ class Checkpoint:
 
     def load(self) -> dict[str, Any]:
         """The state, on the CPU; nothing but tensors and plain values is unpickled."""
-        filesystem, folder = locate(self.folder)
-        with filesystem.open_input_file(f"{folder}/{STATE}") as stream:
+        filesystem, path = locate(join(self.folder, STATE))
+        with filesystem.open_input_file(path) as stream:
             return cast(dict[str, Any], torch.load(stream, map_location="cpu", weights_only=True))
 
     def _damaged(self, file: str, what: str) -> CheckpointError:
@@ -79,19 +78,17 @@ class Checkpoint:
 
 def save(folder: str, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Write a checkpoint folder; until its manifest is there, it does not count."""
-    filesystem, path = locate(folder)
-    filesystem.create_dir(path, recursive=True)
-    with filesystem.open_output_stream(f"{path}/{STATE}") as stream:
+    with open_output(join(folder, STATE)) as stream:
         hashing = _HashingStream(stream)
         torch.save(dict(state), cast(IO[bytes], hashing))
     manifest = {"identity": dict(identity), "sha256": hashing.digest.hexdigest(), "bytes": hashing.size}
-    write_bytes(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+    write_bytes(join(folder, MANIFEST), json.dumps(manifest, indent=1).encode())
 
 
 def find(root: str, job: str | None = None) -> list[Checkpoint]:
     """All finished checkpoints under ``root`` (of one job), newest first."""
     found = [
-        Checkpoint(f"{run}/{name}", name.rpartition("-step-")[0], int(name.rpartition("-step-")[2]), manifest)
+        Checkpoint(join(run, name), name.rpartition("-step-")[0], int(name.rpartition("-step-")[2]), manifest)
         for run in _folders(root)
         for name, manifest in _manifests(run)
         if job is None or name.rpartition("-step-")[0] == job
@@ -110,12 +107,12 @@ def prune(root: str, keep: int) -> None:
     found = find(root)
     kept = {c.folder for job in {c.job for c in found} for c in [c for c in found if c.job == job][:keep]}
     for run in _folders(root):
-        inside = {f for f in kept if f.startswith(f"{run}/")}
-        if not inside:
+        folders = _folders(run)
+        if kept.isdisjoint(folders):
             _delete(run)
             continue
-        for folder in _folders(run):
-            if folder not in inside:
+        for folder in folders:
+            if folder not in kept:
                 _delete(folder)
 
 
@@ -144,21 +141,18 @@ def _digest(address: str) -> tuple[str, int]:
 
 
 def _manifests(run: str) -> list[tuple[str, dict[str, Any] | None]]:
-    filesystem, _ = locate(run)
     found = []
     for folder in _folders(run):
-        name = folder.rpartition("/")[2]
-        written = filesystem.get_file_info(f"{locate(folder)[1]}/{MANIFEST}").type == fs.FileType.File
-        if written and name.rpartition("-step-")[2].isdecimal():
-            found.append((name, read_json(f"{folder}/{MANIFEST}")))
+        name = basename(folder)
+        if name.rpartition("-step-")[2].isdecimal() and exists(join(folder, MANIFEST)):
+            found.append((name, read_json(join(folder, MANIFEST))))
     return found
 
 
 def _folders(address: str) -> list[str]:
     filesystem, path = locate(address)
     infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    names = [Path(info.path).name for info in infos if info.type == fs.FileType.Directory]
-    return [f"{address}/{name}" for name in sorted(names)]
+    return sorted(join(address, info.base_name) for info in infos if info.type == fs.FileType.Directory)
 
 
 def _delete(address: str) -> None:

@@ -6,12 +6,10 @@ import io
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from manynet.storage import StorageError, is_local, join, locate, write_bytes
+from manynet.storage import is_local, join, locate, write_bytes, writing
 
 _SECONDS_BETWEEN = 15.0
 _PART = 2**20
@@ -57,7 +55,7 @@ class Events:
     def flush(self, now: bool = False) -> None:
         """Let readers see what was added; on an object store every 15 s at most, unless ``now``."""
         if self._local:
-            with self._reported():
+            with writing(self._address):
                 self._file.flush()
         elif now or time.monotonic() - self._flushed > _SECONDS_BETWEEN:
             self._flushed = time.monotonic()
@@ -71,7 +69,7 @@ class Events:
         try:
             self.flush(now=True)
         finally:
-            with self._reported():
+            with writing(self._address):
                 self._file.close()
 
     def _begin(self) -> None:
@@ -80,7 +78,7 @@ class Events:
         # Unique, and in order of time, as TensorBoard reads them.
         made = f"{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._address = join(self._folder, f"events.out.tfevents.{made}")
-        with self._reported():
+        with writing(self._address):
             self._file: Any = self._opened() if self._local else io.BytesIO()
         self._records = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
@@ -92,12 +90,5 @@ class Events:
 
     def _write(self, **fields: Any) -> None:
         event = self._event.Event(wall_time=time.time(), **fields)
-        with self._reported():
+        with writing(self._address):
             self._records.write(event.SerializeToString())
-
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StorageError(f"{self._address} must be a file that can be written: {error}") from None

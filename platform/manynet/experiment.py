@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manynet.errors import ManynetError
 from manynet.settings import FinalistsSettings, SearchSettings, Settings, TrainSettings
+from manynet.storage import join
 
 P = ParamSpec("P")
 S = TypeVar("S", bound=Settings)
@@ -118,7 +119,7 @@ def variants(experiment: Experiment) -> dict[str, Experiment]:
         content = experiment.model_dump(exclude_none=True, exclude={"sweep"})
         for key, value in changes.items():
             _put(content, key, value)
-        made[name] = _experiment({**content, "study": f"{experiment.study}/{name}"})
+        made[name] = _experiment({**content, "study": join(experiment.study, name)})
     return made
 
 

@@ -16,7 +16,7 @@ from manynet.ledger import Kind, Record, record_key
 from manynet.scoring import Latency
 from manynet.settings import FinalistsSettings, TrainSettings
 from manynet.space import Architecture, SearchSpace
-from manynet.storage import copy_folder
+from manynet.storage import copy_folder, join
 from manynet.subnet import Subnet, cost
 from manynet.training import SubnetJob
 
@@ -108,7 +108,7 @@ class Handover:
             export(
                 subnet, Path(temporary), self.space, self.space_reference, self._examples(subnet.arch), about
             )
-            copy_folder(Path(temporary), f"{folder}/{place}")
+            copy_folder(Path(temporary), join(folder, place))
         return self._record(
             "finalist", subnet, metrics, [m.to_dict() for m in measured.values()], {"folder": place}
         )

@@ -7,6 +7,7 @@ import json
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -20,12 +21,13 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from manynet.errors import ManynetError
-from manynet.storage import absolute, locate
+from manynet.storage import absolute, locate, put, writing
 
 Kind: TypeAlias = Literal["evaluation", "anchor", "finalist", "measurement"]
 
 _JSON = ("architecture", "metrics", "measurements", "details")
 _ATTEMPTS = 5
+_READERS = 8
 
 
 class LedgerError(ManynetError):
@@ -90,8 +92,7 @@ SCHEMA = pa.schema([pa.field(column.name, pa.string(), nullable=False) for colum
 class Ledger:
     """A folder of records, written by many processes and read by any.
 
-    A record is written to a temporary name and renamed, so a reader sees all of it or nothing. Pickles as its
-    address: an evaluator writes its own records.
+    A reader sees all of a record or nothing. Pickles as its address: an evaluator writes its own records.
 
     Args:
         address: a local folder, or any pyarrow filesystem address; created when first written to.
@@ -111,7 +112,8 @@ class Ledger:
         """Write one record; a record with the same key is replaced.
 
         Raises:
-            LedgerError: the record holds what JSON cannot, or the folder cannot be written to.
+            LedgerError: the record holds what JSON cannot.
+            StorageError: the folder cannot be written to.
         """
         self._store(f"{record.key}.parquet", [record])
 
@@ -119,7 +121,8 @@ class Ledger:
         """Write many records as one file: all of them or none; a record with the same key is replaced.
 
         Raises:
-            LedgerError: a record holds what JSON cannot, or the folder cannot be written to.
+            LedgerError: a record holds what JSON cannot.
+            StorageError: the folder cannot be written to.
         """
         if records:
             self._store(_merged_name(records), records)
@@ -149,32 +152,19 @@ class Ledger:
             return len(names)
         merged = _merged_name(records)
         self._store(merged, records)
-        for name in names:
-            if name != merged:
-                self._delete(name)
+        with ThreadPoolExecutor(_READERS) as deleters:
+            list(deleters.map(self._delete, [name for name in names if name != merged]))
         return len(names)
 
     @cached_property
     def _place(self) -> tuple[pyarrow.fs.FileSystem, str]:
         return locate(self.address)
 
-    @cached_property
-    def _created(self) -> tuple[pyarrow.fs.FileSystem, str]:
-        filesystem, folder = self._place
-        filesystem.create_dir(folder, recursive=True)
-        return filesystem, folder
-
     def _store(self, name: str, records: Sequence[Record]) -> None:
         content = _encode(records)
-        try:
-            filesystem, folder = self._created
-            # Not *.parquet, so no reader opens it; unique, so two writers of one key do not share it.
-            temporary = f"{folder}/{name}.{uuid.uuid4().hex}.tmp"
-            with filesystem.open_output_stream(temporary) as stream:
-                stream.write(content)
-            filesystem.move(temporary, f"{folder}/{name}")
-        except OSError as error:
-            raise LedgerError(f"a ledger must be a folder that can be written to, but got: {error}") from None
+        filesystem, folder = self._place
+        with writing(self.address, "folder"):
+            put(filesystem, f"{folder}/{name}", content)
 
     def _read_all(self) -> tuple[list[Record], list[str]]:
         for _ in range(_ATTEMPTS):
@@ -189,21 +179,32 @@ class Ledger:
 
     def _read_once(self) -> tuple[list[Record], list[str]]:
         filesystem, folder = self._place
+        listed = filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
+        found = [info for info in listed if info.is_file and info.base_name.endswith(".parquet")]
         names, records = [], []
-        for info in filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True)):
-            if not info.is_file or not info.base_name.endswith(".parquet"):
-                continue
-            # Storage errors must reach the caller: only content that was read whole can be judged torn.
-            with filesystem.open_input_file(info.path) as stream:
-                content = stream.read_buffer()
-            try:
-                table = _decode(content)
-            except (pa.ArrowException, OSError) as error:
-                self._set_aside(info.base_name, error)
-                continue
-            names.append(info.base_name)
-            records += _records(table, info.path)
+        # Object stores take their time to answer, and answer many at once.
+        with ThreadPoolExecutor(_READERS) as readers:
+            for info, content in zip(found, readers.map(self._content, found), strict=True):
+                try:
+                    table = _decode(content)
+                except (pa.ArrowException, OSError) as error:
+                    self._set_aside(info.base_name, error)
+                    continue
+                names.append(info.base_name)
+                records += _records(table, info.path)
         return _distinct(records), names
+
+    def _content(self, info: pyarrow.fs.FileInfo) -> pa.Buffer:
+        """A file's content, read whole: storage errors must reach the caller, for only that can be judged torn."""
+        filesystem, _ = self._place
+        try:
+            with filesystem.open_input_file(info.path) as stream:
+                return stream.read_buffer()
+        except OSError:
+            # Object stores have no error of their own for a file that was deleted while it was read.
+            if filesystem.get_file_info(info.path).type == pyarrow.fs.FileType.NotFound:
+                raise FileNotFoundError(info.path) from None
+            raise
 
     def _set_aside(self, name: str, error: Exception) -> None:
         filesystem, folder = self._place

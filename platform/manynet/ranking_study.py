@@ -27,7 +27,7 @@ from manynet.ranking_settings import RankSettings
 from manynet.scoring import Scoring
 from manynet.settings import SearchSettings, TrainSettings
 from manynet.space import Architecture, SearchSpace
-from manynet.storage import absolute, write_bytes
+from manynet.storage import absolute, join, write_bytes
 
 logger = logging.getLogger(__name__)
 _OWN = {"count"}
@@ -79,7 +79,7 @@ class RankingStudy:
     def __init__(self, settings: RankSettings) -> None:
         self.settings = settings
         self.folder = absolute(settings.study)
-        self.ledger = Ledger(f"{self.folder}/ledger")
+        self.ledger = Ledger(join(self.folder, "ledger"))
         self.anchors = TrainSettings(**settings.anchors.model_dump(exclude=_OWN))
         loaded: str | Data = settings.data
         self.subjects = []
@@ -108,7 +108,9 @@ class RankingStudy:
                         Row(subject.name, strategy, finetuned, quality, linear, tuple(shared), tuple(alone))
                     )
                     logger.info("%s, %s, %s: %s", subject.name, strategy, _tuned(finetuned), quality)
-        write_bytes(f"{self.folder}/ranking.json", json.dumps([asdict(r) for r in rows], indent=1).encode())
+        write_bytes(
+            join(self.folder, "ranking.json"), json.dumps([asdict(r) for r in rows], indent=1).encode()
+        )
         return rows
 
     def _check(self) -> None:
@@ -145,7 +147,7 @@ class RankingStudy:
             for key, arch in zip(keys, subject.anchors, strict=True)
         ]
         trained = training.train_subnets(
-            jobs, subject.space, self.data, f"{self.folder}/{_slug(subject.name)}/anchors"
+            jobs, subject.space, self.data, join(self.folder, _slug(subject.name), "anchors")
         )
         found = {record.key: record for record in self.ledger.read()}
         for job in jobs:
@@ -175,7 +177,7 @@ class RankingStudy:
         """The anchors' scores with one supernet's weights, without and with fine-tuning."""
         logger.info("%s, %s: supernet", subject.name, strategy)
         space = subject.space
-        folder = f"{self.folder}/{_slug(subject.name)}/{_slug(strategy)}"
+        folder = join(self.folder, _slug(subject.name), _slug(strategy))
         trained = training.train_supernet(space, self.data, settings, folder)
         weights = ray.put(cast(Mapping[str, torch.Tensor], training.load_weights(trained.weights)))
         tasks, made = [], []

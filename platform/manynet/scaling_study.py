@@ -20,7 +20,7 @@ from manynet.ledger import Record, record_key
 from manynet.scaling import TOLERANCES, Family, Quantities, Scaled, ScalingError, factors, nearest
 from manynet.settings import FinalistsSettings, TrainSettings
 from manynet.space import Architecture, SearchSpace, described
-from manynet.storage import read_json, write_bytes
+from manynet.storage import join, read_json, write_bytes
 from manynet.study import Study
 from manynet.subnet import Subnet, cost
 
@@ -200,7 +200,7 @@ class ScalingStudy:
     def _records(self, jobs: Sequence[training.SubnetJob]) -> list[Record]:
         """Scores of each job, trained unless it was before."""
         space = self.target.space
-        trained = training.train_subnets(jobs, space, self.data, f"{self.study.folder}/scaling")
+        trained = training.train_subnets(jobs, space, self.data, join(self.study.folder, "scaling"))
         found = {record.key: record for record in self.study.ledger.read()}
         for job in jobs:
             if job.key not in found:
@@ -230,7 +230,7 @@ class ScalingStudy:
 
     def _keep(self, made: Comparison) -> None:
         """Add a comparison to those of the folder; the same one again takes its own place."""
-        address = f"{self.study.folder}/{RESULTS}"
+        address = join(self.study.folder, RESULTS)
         new = json.loads(json.dumps(asdict(made) | {"verdict": made.verdict}))
         kept = [entry for entry in read_json(address) or [] if _identity(entry) != _identity(new)]
         write_bytes(address, json.dumps([*kept, new], indent=1).encode())

@@ -1,20 +1,34 @@
-"""Files of a study, on a local disk or any filesystem that pyarrow opens."""
+"""Files of a study, on a local disk or any filesystem that pyarrow opens.
+
+An address is a local path or a URI such as ``s3://bucket/folder?endpoint_override=host:9000&scheme=http``.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.fs
 
-from manynet.errors import ManynetError
+from manynet.errors import OutOfService
+
+# What is uploaded there appears when it is whole, and folders need not be made.
+_OBJECT_STORES = ("s3", "gcs", "abfs")
+# One request for a small file, rather than the three of an upload in parts.
+_AT_ONCE = "allow_delayed_open"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class StorageError(ManynetError):
-    """An address leads to no filesystem, or a file cannot be read or written."""
+class StorageError(OutOfService):
+    """An address leads to no filesystem, or a file cannot be read or written: nothing else there could be either."""
 
 
 def locate(address: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -23,7 +37,9 @@ def locate(address: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
     Raises:
         StorageError: the address names no filesystem pyarrow knows.
     """
-    text = str(address) if "://" in str(address) else Path(address).absolute().as_uri()
+    text = str(address) if is_uri(address) else Path(address).absolute().as_uri()
+    if text.startswith("s3://") and _AT_ONCE not in text:
+        text += f"{'&' if '?' in text else '?'}{_AT_ONCE}=true"
     try:
         filesystem, path = pyarrow.fs.FileSystem.from_uri(text)
     except (pa.ArrowException, ValueError, OSError) as error:
@@ -33,31 +49,43 @@ def locate(address: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
     return filesystem, path.rstrip("/")
 
 
-def absolute(address: str | Path) -> str:
-    """An address that means the same in processes with other working directories; no slash ends it."""
-    return join(address) if "://" in str(address) else str(Path(address).absolute())
-
-
-def join(address: str | Path, *names: str) -> str:
-    """The address of something inside a folder: options of an address (``?region=...``) stay at its end."""
-    folder, mark, options = _parts(address)
-    return "/".join([folder.rstrip("/"), *names]) + mark + options
-
-
-def name(address: str | Path) -> str:
-    """The last part of an address, without its options."""
-    return _parts(address)[0].rstrip("/").rpartition("/")[2]
+def is_uri(address: str | Path) -> bool:
+    """Whether an address is a URI, not a path."""
+    return "://" in str(address)
 
 
 def is_local(address: str | Path) -> bool:
-    """Whether an address is on a file system of this machine, as network mounts are: files can be appended to."""
+    """Whether an address is in this machine's file tree, where files can be appended to."""
     return bool(locate(address)[0].type_name == "local")
 
 
+def absolute(address: str | Path) -> str:
+    """An address that means the same in processes with other working directories; no slash ends it."""
+    return join(address) if is_uri(address) else str(Path(address).absolute())
+
+
+def join(address: str | Path, *names: str) -> str:
+    """The address of something in a folder: options of a URI (``?region=...``) stay at its end."""
+    folder, mark, options = _parts(address)
+    inside = [quote(name, safe="/=,+") for name in names] if is_uri(address) else names
+    return "/".join([folder.rstrip("/"), *inside]) + mark + options
+
+
+def basename(address: str | Path) -> str:
+    """The last name in an address."""
+    folder = _parts(address)[0].rstrip("/").rpartition("/")[2]
+    return unquote(folder) if is_uri(address) else folder
+
+
 def exists(address: str | Path) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder is there.
+
+    Raises:
+        StorageError: the filesystem does not answer.
+    """
     filesystem, path = locate(address)
-    return bool(filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound)
+    with _reading(address):
+        return bool(filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound)
 
 
 def read_bytes(address: str | Path) -> bytes:
@@ -67,11 +95,8 @@ def read_bytes(address: str | Path) -> bytes:
         StorageError: it cannot be read.
     """
     filesystem, path = locate(address)
-    try:
-        with filesystem.open_input_file(path) as stream:
-            content: bytes = stream.read()
-    except OSError as error:
-        raise StorageError(f"{address} must be a file that can be read: {error}") from None
+    with _reading(address), filesystem.open_input_file(path) as stream:
+        content: bytes = stream.read()
     return content
 
 
@@ -89,6 +114,22 @@ def read_json(address: str | Path) -> Any:
         return None
 
 
+@contextmanager
+def local_copy(address: str | Path) -> Iterator[Path]:
+    """A file's path, for what reads nothing but paths: its own, or that of a copy while the block lasts.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    if is_local(address):
+        yield Path(locate(address)[1])
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / basename(address)
+        path.write_bytes(read_bytes(address))
+        yield path
+
+
 def write_bytes(address: str | Path, content: bytes) -> None:
     """Write a file whole, or not at all: a reader, or a kill in the middle, finds what was there before.
 
@@ -96,31 +137,105 @@ def write_bytes(address: str | Path, content: bytes) -> None:
         StorageError: it cannot be written.
     """
     filesystem, path = locate(address)
+    with writing(address):
+        put(filesystem, path, content)
+
+
+def put(filesystem: pyarrow.fs.FileSystem, path: str, content: bytes | pa.Buffer) -> None:
+    """:func:`write_bytes`, for those who keep a filesystem: each has connections of its own.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if filesystem.type_name in _OBJECT_STORES:
+        _put_at_once(filesystem, path, content)
+        return
+    _make_folder(filesystem, path)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
-        filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
-        with filesystem.open_output_stream(temporary) as stream:
-            stream.write(content)
+        _put_at_once(filesystem, temporary, content)
         filesystem.move(temporary, path)
-    except OSError as error:
-        raise StorageError(f"{address} must be a file that can be written: {error}") from None
+    except OSError:
+        # On a full disk, what cannot be used must not take what room there is.
+        with suppress(OSError):
+            filesystem.delete_file(temporary)
+        raise
+
+
+@contextmanager
+def open_output(address: str | Path) -> Iterator[pa.NativeFile]:
+    """A new file to be written bit by bit: cut off, it is there in part, so something else must say it is whole.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    filesystem, path = locate(address)
+    with writing(address):
+        _make_folder(filesystem, path)
+        with filesystem.open_output_stream(path) as stream:
+            yield stream
 
 
 def copy_folder(source: Path, address: str | Path) -> None:
-    """Copy a local folder's files to ``address``.
+    """Copy a local folder's files to ``address``, each whole or not at all.
 
     Raises:
         StorageError: they cannot be written.
     """
-    filesystem, path = locate(address)
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        write_bytes(join(address, *file.relative_to(source).parts), file.read_bytes())
+
+
+def check_writable(folder: str | Path) -> None:
+    """Write a small file to a folder, and delete it: whether that can be done, no permission tells for sure.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    filesystem, path = locate(join(folder, f".{uuid.uuid4().hex}.tmp"))
+    with writing(folder, "folder"):
+        put(filesystem, path, b"manynet writes here")
+        filesystem.delete_file(path)
+
+
+@contextmanager
+def writing(address: str | Path, what: str = "file") -> Iterator[None]:
+    """The block writes ``what`` is at ``address``: what goes wrong there is one clear line.
+
+    Raises:
+        StorageError: for any ``OSError``.
+    """
     try:
-        filesystem.create_dir(path, recursive=True)
-        local = pyarrow.fs.LocalFileSystem()
-        pyarrow.fs.copy_files(str(source), path, source_filesystem=local, destination_filesystem=filesystem)
+        yield
     except OSError as error:
-        raise StorageError(f"{address} must be a folder that can be written: {error}") from None
+        if error.errno in _FULL:
+            raise StorageError(f"{address} must have room, but its disk is full: {_line(error)}") from None
+        raise StorageError(f"{address} must be a {what} that can be written: {_line(error)}") from None
+
+
+@contextmanager
+def _reading(address: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{address} must be a file that can be read: {_line(error)}") from None
+
+
+def _put_at_once(filesystem: pyarrow.fs.FileSystem, path: str, content: bytes | pa.Buffer) -> None:
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(content)
+
+
+def _make_folder(filesystem: pyarrow.fs.FileSystem, path: str) -> None:
+    """See that a file's folder is there; object stores have none, and take several requests to pretend."""
+    if filesystem.type_name not in _OBJECT_STORES:
+        filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
 
 
 def _parts(address: str | Path) -> tuple[str, str, str]:
     """An address without its options, their mark, and the options; a path has none, whatever it is named."""
-    return str(address).partition("?") if "://" in str(address) else (str(address), "", "")
+    return str(address).partition("?") if is_uri(address) else (str(address), "", "")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -31,7 +31,7 @@ from manynet.search import check, provenance, search, wanted
 from manynet.selection import anchors, winners
 from manynet.settings import FinalistsSettings, SearchSettings, Settings, TrainSettings
 from manynet.space import SearchSpace, described
-from manynet.storage import absolute, exists, read_bytes, write_bytes
+from manynet.storage import absolute, basename, check_writable, exists, join, read_bytes, write_bytes
 from manynet.subnet import cost
 from manynet.training import Trained
 from manynet.transfer.comparison import Transfer
@@ -61,6 +61,7 @@ class Study:
 
     Raises:
         StudyError: when the folder holds a study of another space or other data.
+        StorageError: when the address cannot be read; the first step says so when it cannot be written.
     """
 
     def __init__(self, folder: str | Path, space: SearchSpace | str, data: str | Data = "digits") -> None:
@@ -70,7 +71,7 @@ class Study:
         self._data = data
         found = space if isinstance(space, str) else reference.find(space)
         name = data if isinstance(data, str) else data.name
-        self.ledger = Ledger(f"{self.folder}/ledger")
+        self.ledger = Ledger(join(self.folder, "ledger"))
         asked = Experiment(study=self.folder, space=found or "", data=name, space_digest=self.space.digest)
         self.experiment = self._recorded(asked)
 
@@ -94,12 +95,17 @@ class Study:
 
     @classmethod
     def begin(cls, experiment: Experiment) -> Study:
-        """The study of an experiment, with all its steps on record and checked before the first runs."""
+        """The study of an experiment, with all its steps on record and checked before the first runs.
+
+        Raises:
+            ManynetError: when a step cannot be done, or the folder cannot be written.
+        """
         study = cls(experiment.study, experiment.space, experiment.data)
         study.data  # noqa: B018  (loading checks it)
         for name, settings in experiment.steps.items():
             study._check_same(name, settings)
             study._check(name, settings)
+        check_writable(study.folder)
         for name, settings in experiment.steps.items():
             study._begin(name, settings)
         return study
@@ -130,6 +136,7 @@ class Study:
         self._begin("train", settings)
         if self._is_trained():
             return
+        check_writable(self.folder)
         connect(self._device_names())
         with self._report_refreshed():
             trained = training.train_supernet(self.space, self.data, settings, self._supernet_folder)
@@ -149,6 +156,7 @@ class Study:
         self._begin("search", settings)
         if len(self._evaluations()) >= settings.evaluations:
             return
+        check_writable(self.folder)
         asked = self._device_names(settings)
         devices = study_devices.opened(self.space, asked, settings, self.folder, self._evaluations())
         with devices as latency, self._report_refreshed():
@@ -189,12 +197,13 @@ class Study:
         done = self.ledger.keys()
         if {job.key for job in [*anchoring, *winning]} <= done:
             return
+        check_writable(self.folder)
         searched = self._settings("search", SearchSettings)
         asked = self._device_names(searched)
         devices = study_devices.opened(self.space, asked, searched, self.folder, records, sources.served)
         with devices as latency, self._report_refreshed():
             trained = training.train_subnets(
-                [*anchoring, *winning], self.space, self.data, f"{self.folder}/subnets"
+                [*anchoring, *winning], self.space, self.data, join(self.folder, "subnets")
             )
             for job in (job for job in anchoring if job.key not in done):
                 subnet = training.load_subnet(self.space, job.arch, trained[job.key])
@@ -227,7 +236,7 @@ class Study:
         devices = partial(study_devices.measuring, self.space, self.supernet())
         found = transfer_search(records, source, targets, metric, subnets, self.ledger, devices)
         facts = {"space": self.space.name, "data": self.data.name, "evaluated": f"{len(records):,}"}
-        write_transfer(self.folder, found, Path(self.folder).name, facts)
+        write_transfer(self.folder, found, basename(self.folder), facts)
         return found
 
     def supernet(self) -> nn.Module:
@@ -277,7 +286,7 @@ class Study:
         """What the search found so far: its evaluations, objectives and constraints, and the front of them."""
         objectives, conditions = self._wanted(self.experiment.search or SearchSettings())
         return ReportContent(
-            title=Path(self.folder).name,
+            title=basename(self.folder),
             metric=self.space.task.metric,
             objectives=objectives,
             conditions=conditions,
@@ -332,7 +341,7 @@ class Study:
 
     @property
     def _report(self) -> str:
-        return f"{self.folder}/report.html"
+        return join(self.folder, "report.html")
 
     @cached_property
     def _fitted(self) -> tuple[SearchSpace, Data]:
@@ -340,10 +349,10 @@ class Study:
 
     @property
     def _supernet_folder(self) -> str:
-        return f"{self.folder}/supernet"
+        return join(self.folder, "supernet")
 
     def _recorded(self, asked: Experiment) -> Experiment:
-        if not exists(f"{self.folder}/{EXPERIMENT}"):
+        if not exists(join(self.folder, EXPERIMENT)):
             return asked
         found = recorded(self.folder)
         if found.sweep:
@@ -363,7 +372,7 @@ class Study:
         self._check(step, settings)
         if getattr(self.experiment, step) is None:
             self.experiment = self.experiment.model_copy(update={step: settings})
-            write_bytes(f"{self.folder}/{EXPERIMENT}", self.experiment.to_yaml().encode())
+            write_bytes(join(self.folder, EXPERIMENT), self.experiment.to_yaml().encode())
 
     def _check_same(self, step: str, settings: Settings) -> None:
         before: Settings | None = getattr(self.experiment, step)
@@ -459,7 +468,7 @@ def recorded(folder: str | Path) -> Experiment:
     Raises:
         StudyError: when it holds none.
     """
-    address = f"{folder}/{EXPERIMENT}"
+    address = join(folder, EXPERIMENT)
     if not exists(address):
         raise StudyError(f"a study's folder must hold {EXPERIMENT}, but got {str(folder)!r}")
     return parse_experiment(read_bytes(address).decode(), address)

@@ -20,7 +20,7 @@ from manynet.latency.sources import Latencies
 from manynet.ledger import Record
 from manynet.settings import SearchSettings
 from manynet.space import Architecture, SearchSpace
-from manynet.storage import exists
+from manynet.storage import exists, join
 from manynet.subnet import Subnet, extract
 from manynet.transfer.measuring import Measure
 
@@ -64,7 +64,7 @@ def opened(
     """
     connect(asked)
     names = [DeviceName.parse_canonical(name) for name in asked]
-    with _referred(space, devices(names), settings.isolate, f"{folder}/{FILE}") as pool:
+    with _referred(space, devices(names), settings.isolate, join(folder, FILE)) as pool:
         tables = sources.tables(names, settings)
         forecasters = sources.forecasters(space, names, settings, records)
         yield Latencies(space, names, pool, tables, forecasters)
@@ -113,7 +113,7 @@ def told(folder: str | Path) -> Sequence[Status]:
     Raises:
         DevicesError: when the folder tells nothing of them.
     """
-    address = f"{folder}/{FILE}"
+    address = join(folder, FILE)
     if not exists(address):
         raise DevicesError(f"a study that measured latency must hold {FILE}, but {str(folder)!r} holds none")
     return Journal.read(address).devices

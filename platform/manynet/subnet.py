@@ -21,6 +21,7 @@ from manynet.elastic.layer import Elastic
 from manynet.elastic.recorder import Recorder, watch
 from manynet.errors import ManynetError
 from manynet.space import Architecture, SearchSpace
+from manynet.storage import StorageError, join, local_copy, read_bytes
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,12 @@ class Subnet(nn.Module):
     def load(folder: str | Path) -> Subnet:
         """Load an exported subnet from its ``arch.json`` and ``weights.safetensors`` alone.
 
+        Args:
+            folder: local, or any address that pyarrow opens.
+
         Raises:
             ExportError: when a file is missing or damaged, or the space is not the one it came from.
         """
-        folder = Path(folder)
         description = _description(folder)
         space = reference.load(description["space"])
         if description.get("features"):
@@ -84,25 +87,25 @@ class Subnet(nn.Module):
                 f"{folder} came from another version of {description['space']}: its space has digest "
                 f"{description['space_digest']}, but got {space.digest}"
             )
-        arch = description["architecture"]
+        arch, weights = description["architecture"], join(folder, "weights.safetensors")
         subnet = extract(space.build(), arch, space.example(arch)).eval()
         try:
-            load_model(subnet.network, folder / "weights.safetensors")
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise ExportError(
-                f"{folder / 'weights.safetensors'} must hold the subnet's weights: {error}"
-            ) from None
+            with local_copy(weights) as path:
+                load_model(subnet.network, path)
+        except (StorageError, OSError, RuntimeError, SafetensorError) as error:
+            raise ExportError(f"{weights} must hold the subnet's weights: {error}") from None
         return subnet
 
 
-def _description(folder: Path) -> dict[str, Any]:
+def _description(folder: str | Path) -> dict[str, Any]:
+    address = join(folder, "arch.json")
     try:
-        description: dict[str, Any] = json.loads((folder / "arch.json").read_text())
+        description: dict[str, Any] = json.loads(read_bytes(address))
         missing = {"space", "space_digest", "architecture"} - description.keys()
-    except (OSError, ValueError, AttributeError) as error:
-        raise ExportError(f"{folder / 'arch.json'} must describe a subnet: {error}") from None
+    except (StorageError, ValueError, AttributeError) as error:
+        raise ExportError(f"{address} must describe a subnet: {error}") from None
     if missing:
-        raise ExportError(f"{folder / 'arch.json'} must say {', '.join(sorted(missing))}")
+        raise ExportError(f"{address} must say {', '.join(sorted(missing))}")
     return description
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from manynet.experiment import Experiment, variants
 from manynet.handover import TEST
 from manynet.report import write_sweep_report
-from manynet.storage import absolute, exists, write_bytes
+from manynet.storage import absolute, basename, exists, join, write_bytes
 from manynet.study import EXPERIMENT, Study, StudyError, recorded
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Sweep:
         self.folder = absolute(experiment.study)
         self.experiment = experiment.model_copy(update={"study": self.folder})
         self.variants = variants(self.experiment)
-        address = f"{self.folder}/{EXPERIMENT}"
+        address = join(self.folder, EXPERIMENT)
         if exists(address) and recorded(self.folder) != self.experiment:
             raise StudyError(
                 f"{self.folder} holds another experiment; use another folder, or resume what it holds"
@@ -42,7 +42,7 @@ class Sweep:
         sweep = cls(experiment)
         for variant in sweep.variants.values():
             Study.begin(variant)
-        write_bytes(f"{sweep.folder}/{EXPERIMENT}", sweep.experiment.to_yaml().encode())
+        write_bytes(join(sweep.folder, EXPERIMENT), sweep.experiment.to_yaml().encode())
         return sweep
 
     @classmethod
@@ -78,6 +78,6 @@ class Sweep:
         swept = self.experiment.sweep or {}
         facts = {key: getattr(self.experiment, key) for key in ("space", "data") if key not in swept}
         facts |= {key: ", ".join(map(str, values)) for key, values in swept.items()}
-        address = f"{self.folder}/report.html"
-        write_sweep_report(address, Path(self.folder).name, metric, finalists, facts)
+        address = join(self.folder, "report.html")
+        write_sweep_report(address, basename(self.folder), metric, finalists, facts)
         return address

@@ -29,7 +29,7 @@ from manynet.errors import ManynetError
 from manynet.fused_tables import check_installed
 from manynet.settings import TrainSettings
 from manynet.space import Architecture, SearchSpace
-from manynet.storage import absolute, exists, read_bytes, read_json
+from manynet.storage import absolute, exists, join, read_bytes, read_json
 from manynet.strategy import TrainingError, load_strategy
 from manynet.training_bar import training_bar
 from manynet.training_log import CURVES, PROGRESS
@@ -144,12 +144,12 @@ def check(settings: TrainSettings, trains: str) -> None:
 
 def is_finished(folder: str | Path) -> bool:
     """Whether training in ``folder`` has ended."""
-    return read_json(f"{absolute(folder)}/{RESULT}") is not None
+    return read_json(join(absolute(folder), RESULT)) is not None
 
 
 def curves(folder: str | Path) -> list[dict[str, float]]:
     """What training in ``folder`` measured so far, one row an evaluation: see :class:`Trained`."""
-    address = f"{absolute(folder)}/{CURVES}"
+    address = join(absolute(folder), CURVES)
     lines = read_bytes(address).decode().splitlines() if exists(address) else []
     return [json.loads(line) for line in lines]
 
@@ -158,7 +158,7 @@ def _subnet_job(job: SubnetJob, space: SearchSpace, data: Data, folder: str) -> 
     arch = space.canonical(job.arch)
     weights = None if job.weights is None else digest(job.weights)
     about = identity(space, data, job.settings, arch, weights)
-    return Job(job.key, f"{folder}/{job.key}", job.settings, about, arch, job.weights)
+    return Job(job.key, join(folder, job.key), job.settings, about, arch, job.weights)
 
 
 def _train(
@@ -172,10 +172,10 @@ def _train(
     if missing:
         _check_checkpoints(missing, folder)
         _check_cluster(missing[0].settings)
-        checkpoint.prune(f"{folder}/{CHECKPOINTS}", _KEPT)
+        checkpoint.prune(join(folder, CHECKPOINTS), _KEPT)
         _run(Work(space, data, missing, folder, validation_examples))
         # A supernet's last checkpoints may still be wanted; a finished subnet is its own.
-        checkpoint.prune(f"{folder}/{CHECKPOINTS}", _KEPT if jobs[0].arch is None else 0)
+        checkpoint.prune(join(folder, CHECKPOINTS), _KEPT if jobs[0].arch is None else 0)
     return [required(job) for job in jobs]
 
 
@@ -193,12 +193,12 @@ def _run(work: Work) -> None:
         run_config=RunConfig(  # type: ignore[call-arg]
             # Never a name that exists: Ray Train would take back that run's own list of checkpoints.
             name=f"run-{datetime.now(UTC):%Y%m%dT%H%M%S%f}",
-            storage_path=f"{work.folder}/{CHECKPOINTS}",
+            storage_path=join(work.folder, CHECKPOINTS),
             checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with training_bar(f"{work.folder}/{PROGRESS}"), _interrupt_handler_kept():
+    with training_bar(join(work.folder, PROGRESS)), _interrupt_handler_kept():
         try:
             trainer.fit()
         except TrainingFailedError as error:
@@ -221,7 +221,7 @@ def _explained(error: TrainingFailedError) -> ManynetError:
 def _where_it_stopped(work: Work) -> str:
     for job in work.jobs:
         if result(job) is None:
-            found = checkpoint.find(f"{work.folder}/{CHECKPOINTS}", job.name)
+            found = checkpoint.find(join(work.folder, CHECKPOINTS), job.name)
             step = found[0].step if found else 0
             return f"training of {job.name} was stopped; a resume goes on from step {step} of {job.settings.steps}"
     return "training was stopped after its last step; a resume takes its results"
@@ -242,9 +242,9 @@ def _interrupt_handler_kept() -> Iterator[None]:
 
 def _check_checkpoints(jobs: Sequence[Job], folder: str) -> None:
     for job in jobs:
-        for found in checkpoint.find(f"{folder}/{CHECKPOINTS}", job.name)[:1]:
+        for found in checkpoint.find(join(folder, CHECKPOINTS), job.name)[:1]:
             found.verify()
-            check_identity(job, (found.manifest or {})["identity"], f"{folder}/{CHECKPOINTS}")
+            check_identity(job, (found.manifest or {})["identity"], join(folder, CHECKPOINTS))
 
 
 def _check_cluster(settings: TrainSettings) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from manynet.storage import read_json
+from manynet.storage import StorageError, read_json
 
 logger = logging.getLogger(__name__)
 Show = Callable[[Mapping[str, Any]], None]
@@ -41,10 +41,16 @@ def training_bar(address: str, console: Console | None = None) -> Iterator[None]
 
 
 def _follow(address: str, show: Show, ended: threading.Event, seconds: float) -> None:
-    last = read_json(address)
+    last = None
+    with suppress(StorageError):
+        last = read_json(address)
     found = ""
     while not ended.wait(seconds):
-        content = read_json(address)
+        try:
+            content = read_json(address)
+        except StorageError:
+            # Who writes there tells of it.
+            continue
         # An earlier start's last word is no progress of this one.
         if content is not None and content != last:
             if content["found"] != found:

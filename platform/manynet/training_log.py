@@ -1,4 +1,4 @@
-"""What a training run leaves for people: its progress, its curves and TensorBoard events."""
+"""What a training run leaves for people: its progress, its curves, TensorBoard events and metrics of Ray's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from ray.util.metrics import Gauge
 
+from manynet.events import Events
 from manynet.space import Architecture, described
-from manynet.storage import write_bytes
+from manynet.storage import is_local, join, write_bytes
+from manynet.watching.metrics import LOSS, RATE_OF_LEARNING, STEP, gauge
 
 CURVES, PROGRESS, EVENTS = "curves.jsonl", "progress.json", "tensorboard"
 _SECONDS_BETWEEN = 1.0
+_SECONDS_BETWEEN_UPLOADS = 5.0
 
 
 class TrainingLog:
@@ -32,32 +36,33 @@ class TrainingLog:
         self._scores: Mapping[str, float] = {}
         self._found = ""
         self._written = 0.0
-        self._events: Any = None
+        self._seconds = _SECONDS_BETWEEN if is_local(progress) else _SECONDS_BETWEEN_UPLOADS
+        self._events: Events | None = None
+        self._gauges: list[Gauge] = []
 
     def start(self, step: int) -> None:
         """Open the event file; what an interrupted run wrote beyond ``step`` is hidden."""
         if self._silent:
             return
-        # Imported here: it takes seconds, and only one worker needs it.
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._events = SummaryWriter(f"{self._folder}/{EVENTS}", purge_step=step)
+        self._events = Events(join(self._folder, EVENTS), purge_step=step)
+        self._gauges = [gauge(definition) for definition in (STEP, RATE_OF_LEARNING, LOSS)]
         self._write_progress(step, {})
 
-    def step(self, step: int, logged: Mapping[str, torch.Tensor]) -> None:
-        """Tell how far training is, about once a second: reading what was logged waits for the device."""
-        if self._silent or time.monotonic() - self._written < _SECONDS_BETWEEN:
+    def step(self, step: int, rate: float, logged: Mapping[str, torch.Tensor]) -> None:
+        """Tell how far training is, every second or few: reading what was logged waits for the device."""
+        if self._silent or time.monotonic() - self._written < self._seconds:
             return
         values = {name: float(value) for name, value in logged.items()}
-        self._add(step, values)
+        self._add(step, {"learning_rate": rate, **values})
+        self._export(step, rate, values["loss"])
         self._write_progress(step, values)
 
     def found(self, step: int, arch: Architecture) -> None:
         """Tell which architecture would be chosen now."""
-        if self._silent:
+        if self._events is None:
             return
         self._found = described(arch)
-        self._events.add_text("found", self._found, step)
+        self._events.text("found", self._found, step)
 
     def rows(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Rewrite the curves: so a resumed run repeats no row, and object stores, which cannot append, serve."""
@@ -66,8 +71,9 @@ class TrainingLog:
         metric, step = self._about["metric"], int(rows[-1]["step"])
         self._scores = {name: value for name, value in rows[-1].items() if name.split("/")[-1] == metric}
         self._add(step, {name: value for name, value in rows[-1].items() if name not in ("step", "loss")})
+        self._export(step, rows[-1]["learning_rate"], rows[-1]["loss"])
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_bytes(f"{self._folder}/{CURVES}", text.encode())
+        write_bytes(join(self._folder, CURVES), text.encode())
         self._write_progress(step, {"loss": rows[-1]["loss"]})
 
     def close(self) -> None:
@@ -76,8 +82,14 @@ class TrainingLog:
             self._events.close()
 
     def _add(self, step: int, values: Mapping[str, float]) -> None:
+        assert self._events is not None
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            self._events.scalar(name, value, step)
+        self._events.flush()
+
+    def _export(self, step: int, rate: float, loss: float) -> None:
+        for shown, value in zip(self._gauges, (step, rate, loss), strict=True):
+            shown.set(value, tags={"job": self._about["job"]})
 
     def _write_progress(self, step: int, logged: Mapping[str, float]) -> None:
         self._written = time.monotonic()

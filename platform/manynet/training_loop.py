@@ -30,7 +30,7 @@ from manynet.learner import Learner, learning_rate
 from manynet.memory import keep_freed_memory
 from manynet.settings import TrainSettings
 from manynet.space import SearchSpace
-from manynet.storage import locate, read_bytes, write_bytes
+from manynet.storage import join, locate, read_bytes, write_bytes
 from manynet.strategy import load_strategy
 from manynet.subnet import Subnet, extract
 from manynet.training_log import PROGRESS, TrainingLog
@@ -137,7 +137,7 @@ class Training:
             "steps": settings.steps,
             "metric": work.space.task.metric,
         }
-        self._log = TrainingLog(job.folder, f"{work.folder}/{PROGRESS}", about, silent=worker.rank > 0)
+        self._log = TrainingLog(job.folder, join(work.folder, PROGRESS), about, silent=worker.rank > 0)
 
     def run(self) -> None:
         """Train from the newest checkpoint, or from the start, to the result."""
@@ -146,13 +146,14 @@ class Training:
         for batch in itertools.islice(self._batches(), self.job.settings.steps - self.learner.step):
             logged = self.learner.train_on(batch)
             self._losses.append(logged["loss"])
-            self._log.step(self.learner.step, logged)
+            rate = learning_rate(self.learner.step - 1, self.job.settings)
+            self._log.step(self.learner.step, rate, logged)
             self._after_step(logged)
         self._log.close()
         self._finish()
 
     def _resume(self) -> None:
-        found = checkpoint.find(f"{self.work.folder}/{CHECKPOINTS}", self.job.name)
+        found = checkpoint.find(join(self.work.folder, CHECKPOINTS), self.job.name)
         if found:
             state = found[0].load()
             self.learner.load_state_dict(state["learner"])
@@ -201,7 +202,7 @@ class Training:
         }
         run = ray.train.get_context().get_experiment_name()
         name = checkpoint.folder_name(self.job.name, self.learner.step)
-        address = f"{self.work.folder}/{CHECKPOINTS}/{run}/{name}"
+        address = join(self.work.folder, CHECKPOINTS, run, name)
         checkpoint.save(address, state, self.job.identity)
         filesystem, path = locate(address)
         return ray.train.Checkpoint(path, filesystem)
@@ -261,7 +262,7 @@ class Training:
         network = self.learner.averaged()
         if self.worker.rank == 0:
             content = safetensors.torch.save(_tensors(self._final(network)))
-            write_bytes(f"{self.job.folder}/{WEIGHTS}", content)
+            write_bytes(join(self.job.folder, WEIGHTS), content)
             result = {
                 "identity": self.job.identity,
                 "digest": hashlib.sha256(content).hexdigest()[:16],
@@ -269,7 +270,7 @@ class Training:
                 "found": self.learner.strategy.found(),
                 "seconds": time.monotonic() - self._started,
             }
-            write_bytes(f"{self.job.folder}/{RESULT}", json.dumps(result, indent=1).encode())
+            write_bytes(join(self.job.folder, RESULT), json.dumps(result, indent=1).encode())
 
     def _final(self, network: nn.Module) -> nn.Module:
         if not isinstance(network, Subnet):

@@ -11,7 +11,7 @@ from manynet.data import Data
 from manynet.domains import Value
 from manynet.settings import TrainSettings
 from manynet.space import Architecture, SearchSpace
-from manynet.storage import exists, read_bytes, read_json
+from manynet.storage import exists, join, read_bytes, read_json
 from manynet.strategy import TrainingError
 from manynet.subnet import Subnet, extract
 from manynet.training_loop import RESULT, WEIGHTS, Job, load_weights
@@ -92,14 +92,14 @@ def result(job: Job) -> Trained | None:
     Raises:
         TrainingError: when it was trained otherwise, or its weights are damaged.
     """
-    found = read_json(f"{job.folder}/{RESULT}")
+    found = read_json(join(job.folder, RESULT))
     if found is None:
         return None
     check_identity(job, found["identity"], job.folder)
-    weights = f"{job.folder}/{WEIGHTS}"
+    weights = join(job.folder, WEIGHTS)
     if digest(weights) != found["digest"]:
         raise TrainingError(
-            f"weights must be as they were written, but {weights} differs; delete {job.folder}/{RESULT} to train again"
+            f"weights must be as they were written, but {weights} differs; delete {join(job.folder, RESULT)} to train again"
         )
     return Trained(weights, found["digest"], found["curves"], found["seconds"], found.get("found"))
 
@@ -109,7 +109,7 @@ def required(job: Job) -> Trained:
     found = result(job)
     if found is None:
         raise TrainingError(
-            f"training must leave {job.folder}/{RESULT}, but it did not: is the folder shared by all nodes?"
+            f"training must leave {join(job.folder, RESULT)}, but it did not: is the folder shared by all nodes?"
         )
     return found
 

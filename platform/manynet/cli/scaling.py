@@ -55,6 +55,7 @@ def scale(
     from manynet.scaling import Family
     from manynet.scaling_study import RESULTS, ScalingStudy, default_recipe
     from manynet.settings import TrainSettings
+    from manynet.storage import join
     from manynet.study import Study
     from manynet.training import TrainingStopped
 
@@ -75,7 +76,7 @@ def scale(
         made = prepared.run()
     except (KeyboardInterrupt, TrainingStopped) as stop:
         stopped(stop, "the same `manynet scale`")
-    _show(made, f"{folder}/{RESULTS}")
+    _show(made, join(folder, RESULTS))
 
 
 def _show(made: Comparison, address: str) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from manynet.cli.stopping import stopped
+from manynet.storage import join
 
 if TYPE_CHECKING:
     from manynet.study import Study
@@ -86,7 +87,7 @@ def best(
     for name, value in record.architecture.items():
         table.add_row(name, str(value), style="dim")
     if "folder" in record.details:
-        table.add_row("folder", f"{folder}/{record.details['folder']}")
+        table.add_row("folder", join(folder, record.details["folder"]))
     Console().print(table)
 
 

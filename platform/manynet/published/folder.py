@@ -15,7 +15,7 @@ from manynet.devices import DeviceName
 from manynet.ledger import Ledger, Record, record_key
 from manynet.published.additive import Additivity, additivity
 from manynet.published.latencies import PublishedError, PublishedNet, PublishedSet, an_example
-from manynet.storage import locate, write_bytes
+from manynet.storage import join, locate, write_bytes
 
 FILE = "published.json"
 _ORIGIN = "published"
@@ -81,12 +81,12 @@ def write_set(published: PublishedSet, folder: str | Path) -> Imported:
         manynet.ManynetError: if that is not possible.
     """
     devices = tuple(_summary(published, device) for device in published.devices)
-    Ledger(f"{folder}/ledger").write_all(_records(published))
+    Ledger(join(folder, "ledger")).write_all(_records(published))
     for summary in devices:
         if summary.additivity and summary.additivity.table:
-            summary.additivity.table.write(f"{folder}/tables/{summary.device}.json")
+            summary.additivity.table.write(join(folder, "tables", f"{summary.device}.json"))
     for name, content in published.licences.items():
-        write_bytes(f"{folder}/{name}", content)
+        write_bytes(join(folder, name), content)
     imported = Imported(
         published.name,
         published.metric,
@@ -94,7 +94,7 @@ def write_set(published: PublishedSet, folder: str | Path) -> Imported:
         sum(published.metric in net.metrics for net in published.nets),
         devices,
     )
-    write_bytes(f"{folder}/{FILE}", json.dumps(_facts(published, imported), indent=1).encode())
+    write_bytes(join(folder, FILE), json.dumps(_facts(published, imported), indent=1).encode())
     return imported
 
 

@@ -128,7 +128,9 @@ def hypervolume(content: ReportContent) -> go.Figure:
 def training(curves: Sequence[Mapping[str, float]]) -> go.Figure:
     """Loss, scores of the subnets that were watched, learning rate, and what the strategy tells, against the step."""
     names = [name for name in dict.fromkeys(name for row in curves for name in row) if name != "step"]
-    branch = [name for name in names if name in ("threshold", "regulariser") or name.startswith("open/")]
+    branch = [
+        name for name in names if name in ("threshold", "regulariser", "open") or name.startswith("open/")
+    ]
     panels = {
         "loss": [name for name in names if name.endswith("loss")],
         "validation": [

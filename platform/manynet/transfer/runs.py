@@ -15,7 +15,7 @@ from manynet.devices.tools import tool_of
 from manynet.ledger import Ledger, Record
 from manynet.ranking import FEWEST
 from manynet.report.transfer_page import transfer_page
-from manynet.storage import exists, read_bytes, write_bytes
+from manynet.storage import exists, join, read_bytes, write_bytes
 from manynet.transfer import notes
 from manynet.transfer.comparison import Transfer, TransferError, check_devices, compare, with_columns
 from manynet.transfer.measuring import Measure, Outcome, chosen, measure_missing, with_measurements
@@ -41,7 +41,7 @@ class Published(BaseModel):
 
 def is_published(folder: str | Path) -> bool:
     """Whether a folder holds an imported table of published latencies."""
-    return exists(f"{folder}/{PUBLISHED}")
+    return exists(join(folder, PUBLISHED))
 
 
 def transfer_published(folder: str | Path, source: str, targets: Sequence[str] = ()) -> Transfer:
@@ -61,7 +61,7 @@ def transfer_published(folder: str | Path, source: str, targets: Sequence[str] =
             raise TransferError(
                 f"a device of {about.name} must be one of ({', '.join(about.devices)}), but got {name!r}"
             )
-    records = Ledger(f"{folder}/ledger").read()
+    records = Ledger(join(folder, "ledger")).read()
     transfer = compare(records, source, targets or comparable(records, source), about.metric)
     write(folder, transfer, about.name, {"subnets": f"{len(records):,}"})
     return transfer
@@ -127,8 +127,8 @@ def write(folder: str | Path, transfer: Transfer, title: str, facts: Mapping[str
     Raises:
         StorageError: they cannot be written.
     """
-    write_bytes(f"{folder}/transfer.json", json.dumps(transfer.to_dict(), indent=1).encode())
-    write_bytes(f"{folder}/transfer.html", transfer_page(title, transfer, facts).encode())
+    write_bytes(join(folder, "transfer.json"), json.dumps(transfer.to_dict(), indent=1).encode())
+    write_bytes(join(folder, "transfer.html"), transfer_page(title, transfer, facts).encode())
 
 
 def _measure(
@@ -152,7 +152,7 @@ def _check(source: str, targets: Sequence[str], subnets: int) -> None:
 
 
 def _published(folder: str | Path) -> Published:
-    address = f"{folder}/{PUBLISHED}"
+    address = join(folder, PUBLISHED)
     try:
         return Published.model_validate_json(read_bytes(address))
     except ValidationError as error:

@@ -75,7 +75,9 @@ def read(folder: str) -> SearchStatus | None:
     try:
         return SearchStatus(**content)
     except (ValidationError, TypeError):
-        raise StatusError(f"{folder}/{FILE} must hold a search's status, but holds something else") from None
+        raise StatusError(
+            f"{join(folder, FILE)} must hold a search's status, but holds something else"
+        ) from None
 
 
 def write(folder: str, status: SearchStatus) -> None:

@@ -27,6 +27,7 @@ from manynet.data.clicks.schema import Schema, write_schema
 from manynet.data.clicks.stratify import SPLITS, Stratifier
 from manynet.data.clicks.tally import Piece, Tally
 from manynet.data.clicks.transform import Examples, transform
+from manynet.storage import join
 
 _SOURCES = "criteo:PATH, avazu:PATH, kdd:FOLDER or schema:FILE"
 # Each holds a piece and what becomes of it; more would be memory without use.
@@ -76,7 +77,7 @@ def convert(
     tally = Tally(skip_bad)
     files, layout = _open(source, table_rows, tokens, tally)
     clear_folder(folder)
-    writers = [SplitWriter(f"{folder}/{name}", layout.features) for name in SPLITS]
+    writers = [SplitWriter(join(folder, name), layout.features) for name in SPLITS]
     _copy(files, layout, piece_bytes, tally, seed, writers)
     for writer in writers:
         writer.close()

@@ -15,7 +15,7 @@ from manynet.data.clicks.inputs import RawFile, find_files
 from manynet.data.clicks.layout import Columns, Dialect, Join, Layout, capped, tables
 from manynet.data.clicks.lookup import read_lists, read_profile
 from manynet.data.clicks.tally import Tally
-from manynet.storage import exists
+from manynet.storage import exists, join
 
 LOG, PROFILE = "training.txt", "userid_profile.txt"
 HEADER = "click impression displayURL adID advertiserID depth position queryID keywordID titleID descriptionID userID"
@@ -94,7 +94,7 @@ def _texts(folder: str, name: str, header: tuple[str, ...], tally: Tally) -> Ite
 
 
 def _find(folder: str, name: str) -> RawFile:
-    for path in (f"{expanduser(folder)}/{name}", f"{expanduser(folder)}/{name}.gz"):
+    for path in (join(expanduser(folder), name), join(expanduser(folder), f"{name}.gz")):
         if exists(path):
             return find_files(path)[0]
     raise DataError(f"kdd:FOLDER must hold {name} or {name}.gz, but {folder} does not")

@@ -8,6 +8,7 @@ from manynet.data.base import Data, DataError, Split
 from manynet.data.clicks.memory import Clicks, ClickSplit
 from manynet.data.clicks.schema import Schema, read_schema
 from manynet.data.clicks.streamed import ClickFiles, StreamedClicks, find_clicks
+from manynet.storage import join
 
 CONVERSION = {
     "dense_transform": "log(max(x, 0) + 1), where a missing value counts as 0",
@@ -42,7 +43,7 @@ def load_clicks(name: str, folder: str, memory: int) -> Data:
 def _files(folder: str, split: str, schema: Schema) -> ClickFiles:
     if not schema.rows[split]:
         raise DataError(f"each split must hold at least one example, but {split} of {folder} holds none")
-    files = find_clicks(f"{folder.rstrip('/')}/{split}", schema.features)
+    files = find_clicks(join(folder, split), schema.features)
     if len(files) != schema.rows[split]:
         raise DataError(
             f"{split} of {folder} must hold {schema.rows[split]} examples, but its files hold {len(files)}"

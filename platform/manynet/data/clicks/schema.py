@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from manynet.data.base import DataError
 from manynet.data.clicks.features import Features
-from manynet.storage import StorageError, read_bytes, write_bytes
+from manynet.storage import StorageError, join, read_bytes, write_bytes
 from manynet.storage import exists as is_there
 
 VERSION = 1
@@ -59,7 +59,7 @@ class Schema:
 
 def schema_address(folder: str | Path) -> str:
     """Where a converted data set's schema is."""
-    return f"{str(folder).rstrip('/')}/{FILE}"
+    return join(folder, FILE)
 
 
 def is_finished(folder: str | Path) -> bool:
