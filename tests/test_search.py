@@ -1,8 +1,10 @@
 """The search over real Ray Tune, Optuna and Parquet; toy evaluations where the score is beside the point."""
 
 import json
+import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -166,6 +168,22 @@ def test_pending_architectures_are_not_proposed_again() -> None:
         one.on_trial_complete(str(index), toy_metrics(arch))
     assert one.suggest("7") == "FINISHED"
     assert one.finished and one.exhausted
+
+
+def test_a_share_ends_a_tune_run_and_not_the_search() -> None:
+    one = searcher(toy_space(), 5)
+    one.share(3)
+    first = [one.suggest(str(index)) for index in range(3)]
+    assert one.suggest("waits") is None, "results of the share are still to come"
+    for index, arch in enumerate(first):
+        assert isinstance(arch, dict)
+        assert not one.share_is_done
+        one.on_trial_complete(str(index), toy_metrics(arch))
+    assert one.share_is_done
+    assert one.suggest("ends") == "FINISHED" and not one.finished
+    one.share(3)
+    assert len(finish(one)) == 2
+    assert one.finished and len(one.done) == 5
 
 
 def test_stops_asking_when_the_last_are_pending() -> None:
@@ -405,6 +423,23 @@ def test_a_search_outlives_failures_and_ends_with_the_space(
     assert len({pid for pid, _ in notes(tmp_path)}) == 2, "both evaluators worked, and were kept"
     assert "search ended after 9 of 50 evaluations" in caplog.text
     assert caplog.text.count("ValueError: not this one") == 3
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_long_search_is_several_tune_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("manynet.search.CANDIDATES_A_RUN", 7)
+    caplog.set_level(logging.INFO, logger="manynet")
+    ledger = Ledger(tmp_path / "ledger")
+    records = run(toy_space(), settings(evaluations=16), ledger, noted(tmp_path), PROVENANCE, tmp_path)
+    assert len(records) == 16
+    assert len(notes(tmp_path)) == 16, "no run repeats what another did"
+    assert len({pid for pid, _ in notes(tmp_path)}) > 2, "each run has evaluators of its own"
+    assert len(list((tmp_path / "ledger").glob("*.parquet"))) == 1, "and leaves the ledger compacted"
+    assert re.search(
+        r"\| Trial name .*\| accuracy +\| macs +\|", re.sub(r" +", " ", caplog.text).replace("|", " |")
+    )
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from ray import tune
-from ray.tune.progress_reporter import CLIReporter
+
+# Tune shows its table through reporters only, which are silent at the verbosity of a search.
+from ray.tune.progress_reporter import _trial_progress_str
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -20,31 +22,28 @@ logger = logging.getLogger(__name__)
 ROWS, KEYS = 10, 4
 
 
-class Table(CLIReporter):
-    """Tune's own table of trials, in the log: a job has no other page for them.
+def trial_table(
+    trials: Sequence[Any], objective: Objective, columns: Sequence[str], keys: Sequence[str]
+) -> str:
+    """Tune's own table of trials, best first: a job's log is the only page that it has for them.
 
     Args:
+        trials: Tune's.
         objective: orders the candidates that are done.
         columns: metrics that are shown.
         keys: of architectures that are shown.
-        candidates: that the search is to reach.
     """
-
-    def __init__(
-        self, objective: Objective, columns: Sequence[str], keys: Sequence[str], candidates: int
-    ) -> None:
-        super().__init__(
-            metric_columns=dict(zip(columns, columns, strict=True)),
-            parameter_columns=dict(zip(keys, keys, strict=True)),
-            max_progress_rows=ROWS,
-            metric=objective.column,
-            mode="max" if objective.maximise else "min",
-            sort_by_metric=True,
-        )
-        self.setup(start_time=time.time(), total_samples=candidates)
-
-    def _print(self, msg: str) -> None:
-        logger.info("%s", msg)
+    table: str = _trial_progress_str(
+        list(trials),
+        metric_columns=list(columns),
+        parameter_columns=list(keys),
+        force_table=True,
+        max_rows=ROWS,
+        metric=objective.column,
+        mode="max" if objective.maximise else "min",
+        sort_by_metric=True,
+    )
+    return table
 
 
 class Progress(tune.Callback):
@@ -70,7 +69,7 @@ class Progress(tune.Callback):
     ) -> None:
         self._searcher, self._objective, self._conditions = searcher, objectives[0], conditions
         shown = dict.fromkeys([*(o.column for o in objectives), *(c.column for c in conditions)])
-        self._table = Table(objectives[0], list(shown), keys[:KEYS], searcher.evaluations)
+        self._columns, self._keys = list(shown), keys[:KEYS]
         self._console = console or Console(stderr=True)
         self._bar = Bar(
             TextColumn("search"),
@@ -108,7 +107,7 @@ class Progress(tune.Callback):
         tenth = max(1, self._searcher.evaluations // 10)
         if not self._console.is_terminal and done % tenth == 0:
             logger.info("search: %d of %d, %s", done, self._searcher.evaluations, status)
-            self._table.report(trials, done == self._searcher.evaluations)
+            logger.info("%s", trial_table(trials, self._objective, self._columns, self._keys))
 
     def _best_of(self, *metrics: Mapping[str, float]) -> float:
         sign = 1.0 if self._objective.maximise else -1.0
