@@ -29,7 +29,7 @@ from manynet.errors import ManynetError
 from manynet.fused_tables import check_installed
 from manynet.settings import TrainSettings
 from manynet.space import Architecture, SearchSpace
-from manynet.storage import absolute, exists, join, read_bytes, read_json
+from manynet.storage import absolute, exists, join, locate, read_bytes, read_json
 from manynet.strategy import TrainingError, load_strategy
 from manynet.training_bar import training_bar
 from manynet.training_log import CURVES, PROGRESS
@@ -182,6 +182,7 @@ def _train(
 def _run(work: Work) -> None:
     settings = work.jobs[0].settings
     gpu = _cluster("GPU") >= settings.workers
+    filesystem, path = locate(join(work.folder, CHECKPOINTS))
     trainer = TorchTrainer(
         training_loop.run,
         train_loop_config={"work": ray.put(work)},
@@ -193,7 +194,9 @@ def _run(work: Work) -> None:
         run_config=RunConfig(  # type: ignore[call-arg]
             # Never a name that exists: Ray Train would take back that run's own list of checkpoints.
             name=f"run-{datetime.now(UTC):%Y%m%dT%H%M%S%f}",
-            storage_path=join(work.folder, CHECKPOINTS),
+            # Checkpoints must be on a filesystem that equals this one.
+            storage_path=path,
+            storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
