@@ -35,7 +35,23 @@ def locate(address: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
 
 def absolute(address: str | Path) -> str:
     """An address that means the same in processes with other working directories; no slash ends it."""
-    return str(address).rstrip("/") if "://" in str(address) else str(Path(address).absolute())
+    return join(address) if "://" in str(address) else str(Path(address).absolute())
+
+
+def join(address: str | Path, *names: str) -> str:
+    """The address of something inside a folder: options of an address (``?region=...``) stay at its end."""
+    folder, mark, options = _parts(address)
+    return "/".join([folder.rstrip("/"), *names]) + mark + options
+
+
+def name(address: str | Path) -> str:
+    """The last part of an address, without its options."""
+    return _parts(address)[0].rstrip("/").rpartition("/")[2]
+
+
+def is_local(address: str | Path) -> bool:
+    """Whether an address is on a file system of this machine, as network mounts are: files can be appended to."""
+    return bool(locate(address)[0].type_name == "local")
 
 
 def exists(address: str | Path) -> bool:
@@ -103,3 +119,8 @@ def copy_folder(source: Path, address: str | Path) -> None:
         pyarrow.fs.copy_files(str(source), path, source_filesystem=local, destination_filesystem=filesystem)
     except OSError as error:
         raise StorageError(f"{address} must be a folder that can be written: {error}") from None
+
+
+def _parts(address: str | Path) -> tuple[str, str, str]:
+    """An address without its options, their mark, and the options; a path has none, whatever it is named."""
+    return str(address).partition("?") if "://" in str(address) else (str(address), "", "")
