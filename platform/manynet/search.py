@@ -15,6 +15,7 @@ import torch
 from ray import tune
 from ray.actor import ActorHandle
 
+from manynet import trackers
 from manynet.conditions import (
     COST,
     LATENCY,
@@ -147,7 +148,9 @@ def check(space: SearchSpace, settings: SearchSettings) -> optuna.samplers.BaseS
 
     Raises:
         ConditionError, SamplerError, SearchError: as :func:`run`.
+        TrackerError: a tracker cannot be told.
     """
+    trackers.check(settings.trackers)
     objectives, conditions = wanted(settings, space.task)
     check_reachable(space, conditions)
     if settings.finetune_steps and HEAD not in space.parts:
