@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 import manynet as mn
 from manynet import reference
 from manynet.cli import app
+from manynet.columns import show
 from manynet.errors import ManynetError
 from manynet.experiment import parse_experiment, read_experiment
 from manynet.ledger import Ledger
-from manynet.report.content import show
 from manynet.study import StudyError
 
 ROOT = Path(__file__).parent.parent

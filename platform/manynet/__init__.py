@@ -1,11 +1,33 @@
 """Manynet: train one weight-sharing supernet, search it on measured latency, hand over the winners."""
 
-from manynet import elastic, tasks
-from manynet.domains import ArchitectureError, SpaceError
-from manynet.errors import ManynetError
-from manynet.space import Architecture, SearchSpace, Supernet
-from manynet.study import Study
-from manynet.subnet import Cost, Subnet, cost, extract
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from manynet import elastic, tasks
+    from manynet.domains import ArchitectureError, SpaceError
+    from manynet.errors import ManynetError
+    from manynet.space import Architecture, SearchSpace, Supernet
+    from manynet.study import Study
+    from manynet.subnet import Cost, Subnet, cost, extract
+else:
+    from manynet.lazy import lazily
+
+    __getattr__ = lazily(
+        __name__,
+        {
+            "Architecture": "space",
+            "ArchitectureError": "domains",
+            "Cost": "subnet",
+            "ManynetError": "errors",
+            "SearchSpace": "space",
+            "SpaceError": "domains",
+            "Study": "study",
+            "Subnet": "subnet",
+            "Supernet": "space",
+            "cost": "subnet",
+            "extract": "subnet",
+        },
+    )
 
 __all__ = [
     "Architecture",

@@ -54,6 +54,11 @@ class Experiment(BaseModel):
         """The steps asked for, in order."""
         return {name: getattr(self, name) for name in STEPS if getattr(self, name) is not None}
 
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """All but the arguments that decide no result."""
+        return self.model_dump(exclude={name: set(model.aside) for name, model in STEPS.items()})
+
     def to_yaml(self) -> str:
         """The file that :func:`read_experiment` reads back."""
         content = {name: value for name, value in self.model_dump().items() if value is not None}

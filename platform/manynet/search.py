@@ -11,7 +11,7 @@ import optuna
 import ray
 import torch
 
-from manynet import tune_run
+from manynet import trackers, tune_run
 from manynet.conditions import (
     COST,
     LATENCY,
@@ -143,7 +143,7 @@ def run(
     ):
         while not searcher.finished:
             searcher.share(CANDIDATES_A_RUN)
-            heard = [progress, telling]
+            heard = [progress, telling, *trackers.callbacks(settings.trackers, absolute(folder))]
             errors += tune_run.fit(searcher, prepare, ledger, provenance, folder, settings.evaluators, heard)
             if not searcher.finished and not searcher.share_is_done:
                 # Tune ends in good order on an interrupt and says nothing; the steps that follow must not run.
@@ -158,7 +158,9 @@ def check(space: SearchSpace, settings: SearchSettings) -> optuna.samplers.BaseS
 
     Raises:
         ConditionError, SamplerError, SearchError: as :func:`run`.
+        TrackerError: a tracker cannot be told.
     """
+    trackers.check(settings.trackers)
     objectives, conditions = wanted(settings, space.task)
     check_reachable(space, conditions)
     if settings.finetune_steps and HEAD not in space.parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
@@ -20,6 +20,8 @@ class Settings(BaseModel):
     """Base of the three steps' arguments: unknown names and wrong values are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    aside: ClassVar[frozenset[str]] = frozenset()
+    """Arguments that decide no result: a step may go on with others."""
 
     @classmethod
     def step(cls) -> str:
@@ -94,6 +96,8 @@ class TrainSettings(Settings):
 class SearchSettings(Settings):
     """What is searched for, and how."""
 
+    aside = frozenset({"trackers"})
+
     objectives: list[str] | None = Field(
         None,
         min_length=1,
@@ -127,6 +131,10 @@ class SearchSettings(Settings):
     tables: dict[str, str] = Field(
         default_factory=dict,
         description="address of the table of each device whose latency is asked for by source=table",
+    )
+    trackers: list[str] = Field(
+        default_factory=list,
+        description="mlflow, mlflow:ADDRESS, wandb, wandb:PROJECT: hear of each candidate",
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of the sampler")
 

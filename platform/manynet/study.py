@@ -37,6 +37,8 @@ from manynet.training import Trained
 from manynet.transfer.comparison import Transfer
 from manynet.transfer.runs import transfer_search
 from manynet.transfer.runs import write as write_transfer
+from manynet.watching import winners as watching_winners
+from manynet.watching.status import Member
 
 logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=Settings)
@@ -196,6 +198,7 @@ class Study:
         winning = handover.finalist_jobs(chosen, self._trained().weights)
         done = self.ledger.keys()
         if {job.key for job in [*anchoring, *winning]} <= done:
+            self._tell_winners()
             return
         check_writable(self.folder)
         searched = self._settings("search", SearchSettings)
@@ -212,6 +215,7 @@ class Study:
                 subnet = training.load_subnet(self.space, job.arch, trained[job.key])
                 measured = latency.measured(subnet, self.space.example(job.arch, batch=1))
                 self.ledger.write(handover.finalist(subnet, measured, self.folder))
+        self._tell_winners()
 
     def transfer(self, source: str, targets: Sequence[str] = (), subnets: int = 200) -> Transfer:
         """Whether the front found for one device holds on others; see :class:`manynet.transfer.comparison.Transfer`.
@@ -343,6 +347,10 @@ class Study:
     def _report(self) -> str:
         return join(self.folder, "report.html")
 
+    def _tell_winners(self) -> None:
+        told = [Member(architecture=dict(r.architecture), metrics=dict(r.metrics)) for r in self.winners()]
+        watching_winners.write(self.folder, told)
+
     @cached_property
     def _fitted(self) -> tuple[SearchSpace, Data]:
         return fit_together(self._declared, self._data)
@@ -370,16 +378,18 @@ class Study:
         """Check a step's arguments, then put them on record."""
         self._check_same(step, settings)
         self._check(step, settings)
-        if getattr(self.experiment, step) is None:
+        if getattr(self.experiment, step) != settings:
             self.experiment = self.experiment.model_copy(update={step: settings})
             write_bytes(join(self.folder, EXPERIMENT), self.experiment.to_yaml().encode())
 
     def _check_same(self, step: str, settings: Settings) -> None:
         before: Settings | None = getattr(self.experiment, step)
-        if before is None or before == settings:
+        if before is None:
             return
-        old, new = before.model_dump(), settings.model_dump()
-        changed = next(name for name in new if new[name] != old[name])
+        old, new = (one.model_dump(exclude=set(one.aside)) for one in (before, settings))
+        changed = next((name for name in new if new[name] != old[name]), None)
+        if changed is None:
+            return
         raise StudyError(
             f"{step} of {self.folder} was begun with {changed}={old[changed]!r}, but got {new[changed]!r}; "
             f"use another folder for other arguments"

@@ -31,7 +31,7 @@ class Sweep:
         self.experiment = experiment.model_copy(update={"study": self.folder})
         self.variants = variants(self.experiment)
         address = join(self.folder, EXPERIMENT)
-        if exists(address) and recorded(self.folder) != self.experiment:
+        if exists(address) and recorded(self.folder).deciding != self.experiment.deciding:
             raise StudyError(
                 f"{self.folder} holds another experiment; use another folder, or resume what it holds"
             )

@@ -50,7 +50,7 @@ def front(
 
 
 def _objectives(content: ReportContent) -> Table:
-    from manynet.report.content import show
+    from manynet.columns import show
 
     table = Table(title=f"{len(content.front)} of {len(content.records)} evaluated subnets are on the front")
     columns = list(dict.fromkeys([*(one.column for one in content.objectives), "parameters", "macs"]))

@@ -117,22 +117,3 @@ def measurement(record: Record, column: str) -> Mapping[str, Any]:
         return {}
     device = column.removeprefix(LATENCY)
     return next((one for one in record.measurements if one.get("device") == device), {})
-
-
-def is_percentage(column: str) -> bool:
-    """Whether people read a column's values as percentages."""
-    return column.endswith("accuracy")
-
-
-def show(column: str, value: float | None) -> str:
-    """A column's value for people, with its unit."""
-    if value is None or np.isnan(value):
-        return "–"
-    if is_percentage(column):
-        return f"{value:.2%}"
-    if column.startswith(LATENCY):
-        return f"{value:.3g} ms"
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.4g}"

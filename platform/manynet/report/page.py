@@ -13,12 +13,13 @@ from urllib.parse import quote
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from manynet.columns import show
 from manynet.conditions import LATENCY
 from manynet.ledger import Record
 from manynet.report import figures
 from manynet.report.choice_tables import choice_tables
 from manynet.report.choices import mixes, varied
-from manynet.report.content import ReportContent, measurement, show
+from manynet.report.content import ReportContent, measurement
 from manynet.report.parallel import parallel
 from manynet.report.style import CSS
 from manynet.storage import write_bytes

@@ -9,9 +9,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from manynet.columns import is_percentage
 from manynet.conditions import LATENCY
 from manynet.report.choices import in_order
-from manynet.report.content import ReportContent, is_percentage
+from manynet.report.content import ReportContent
 from manynet.report.figures import INK, layout
 
 TICKED = 8

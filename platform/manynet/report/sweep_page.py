@@ -7,10 +7,10 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from manynet.columns import show
 from manynet.conditions import Objective
 from manynet.ledger import Record
 from manynet.report import figures
-from manynet.report.content import show
 from manynet.report.page import Section, architecture, heading, page, plot
 from manynet.storage import write_bytes
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from manynet.columns import is_percentage, show
 from manynet.conditions import LATENCY
 from manynet.ledger import Record
-from manynet.report.content import is_percentage, show
 from manynet.report.figures import COLOURS, FAINT, GRID, LOG_RATIO, MUTED, layout
 from manynet.transfer.comparison import Target, Transfer, pareto_front, with_columns
 
