@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[recsys,devices,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[recsys,devices,trackers,test]'
 	$(BIN)/python -m pip install --quiet --no-deps torchrec==$(TORCHREC)
 	$(BIN)/python -c 'import torch; print("fbgemm-gpu" if torch.version.cuda else "fbgemm-gpu-cpu", end="==$(TORCHREC)")' \
 		| xargs $(BIN)/python -m pip install --quiet --no-deps
