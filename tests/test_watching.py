@@ -268,7 +268,8 @@ def test_the_report_is_refreshed_while_the_run_goes_on(seen: Seen) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_study_is_searched_by_one_run_at_a_time(tmp_path: Path) -> None:
+def test_a_study_is_searched_by_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("manynet.watching.monitor.PATIENCE", 0.0)
     one = plan(str(tmp_path))
     with monitored(one, ["accuracy"], []) as telling:
         trial: Any = type("Trial", (), {"config": {"width": 1}, "last_result": {"accuracy": 0.5}})
@@ -277,6 +278,7 @@ def test_a_study_is_searched_by_one_run_at_a_time(tmp_path: Path) -> None:
             pass
     told = json.loads((tmp_path / status.FILE).read_text())
     assert (told["done"], told["state"]) == (1, "ended")
+    monkeypatch.undo()
     with pytest.raises(KeyboardInterrupt), monitored(one, [], []):
         raise KeyboardInterrupt
     assert json.loads((tmp_path / status.FILE).read_text())["state"] == "stopped"

@@ -25,6 +25,8 @@ SHARE_OF_TIME = 0.05
 """Of the monitor's time that telling may take: a long search's hypervolume takes a second."""
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_TO_END = 60.0
+PATIENCE = 15.0
+"""Seconds to wait for the actor of a run that was killed to go."""
 
 
 class MonitorError(ManynetError):
@@ -194,13 +196,18 @@ def _start(plan: Plan, earlier: Sequence[Member]) -> Any:
             ray.get_runtime_context().get_node_id(), soft=False
         ),
     }
-    try:
-        return ray.remote(Monitor).options(**options).remote(plan, earlier)
-    except ValueError:
-        raise MonitorError(
-            f"a study must be searched by one run at a time, but {plan.study} is being searched "
-            f"by another job of this cluster: wait, or stop it"
-        ) from None
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ray.remote(Monitor).options(**options).remote(plan, earlier)
+        except ValueError:
+            # The name is taken; that of a run that was killed is free again soon.
+            if time.monotonic() > deadline:
+                raise MonitorError(
+                    f"a study must be searched by one run at a time, but {plan.study} is being searched "
+                    f"by another job of this cluster: wait, or stop it"
+                ) from None
+            time.sleep(0.5)
 
 
 def _end(monitor: Any, state: Literal["ended", "stopped"]) -> None:
