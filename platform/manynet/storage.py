@@ -106,12 +106,13 @@ def read_json(address: str | Path) -> Any:
     Raises:
         StorageError: it is there, but cannot be read: that is not the same as having none.
     """
-    if not exists(address):
-        return None
+    filesystem, path = locate(address)
     try:
-        return json.loads(read_bytes(address))
+        with _reading(address), suppress(FileNotFoundError), filesystem.open_input_file(path) as stream:
+            return json.loads(stream.read())
     except ValueError:
-        return None
+        pass
+    return None
 
 
 @contextmanager
