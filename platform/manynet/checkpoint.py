@@ -71,16 +71,26 @@ class Checkpoint:
 
     def _damaged(self, file: str, what: str) -> CheckpointError:
         return CheckpointError(
-            f"a checkpoint must be as it was written, but of {self.folder}/{file} {what}; "
+            f"a checkpoint must be as it was written, but of {join(self.folder, file)} {what}; "
             f"delete the folder {self.folder} to go on from the checkpoint before it"
         )
 
 
 def save(folder: str, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Write a checkpoint folder; until its manifest is there, it does not count."""
+    """Write a checkpoint folder; until its manifest is there, it does not count.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     with open_output(join(folder, STATE)) as stream:
         hashing = _HashingStream(stream)
-        torch.save(dict(state), cast(IO[bytes], hashing))
+        try:
+            torch.save(dict(state), cast(IO[bytes], hashing))
+        except RuntimeError:
+            # PyTorch tells that it got no further, not why.
+            if hashing.error is not None:
+                raise hashing.error from None
+            raise
     manifest = {"identity": dict(identity), "sha256": hashing.digest.hexdigest(), "bytes": hashing.size}
     write_bytes(join(folder, MANIFEST), json.dumps(manifest, indent=1).encode())
 
@@ -119,11 +129,16 @@ def prune(root: str, keep: int) -> None:
 class _HashingStream:
     def __init__(self, stream: pa.NativeFile) -> None:
         self.stream, self.digest, self.size = stream, hashlib.sha256(), 0
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
         self.size += len(data)
-        self.stream.write(data)
+        try:
+            self.stream.write(data)
+        except OSError as error:
+            self.error = error
+            raise
         return len(data)
 
     def flush(self) -> None:

@@ -106,12 +106,13 @@ def read_json(address: str | Path) -> Any:
     Raises:
         StorageError: it is there, but cannot be read: that is not the same as having none.
     """
-    if not exists(address):
-        return None
+    filesystem, path = locate(address)
     try:
-        return json.loads(read_bytes(address))
+        with _reading(address), suppress(FileNotFoundError), filesystem.open_input_file(path) as stream:
+            return json.loads(stream.read())
     except ValueError:
-        return None
+        pass
+    return None
 
 
 @contextmanager
@@ -208,9 +209,19 @@ def writing(address: str | Path, what: str = "file") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise StorageError(f"{address} must have room, but its disk is full: {_line(error)}") from None
-        raise StorageError(f"{address} must be a {what} that can be written: {_line(error)}") from None
+        raise unwritable(address, error, what) from None
+
+
+def unwritable(address: str | Path, error: OSError, what: str = "folder") -> StorageError:
+    """What an error that writing to ``address`` met says in one clear line."""
+    if is_full(error):
+        return StorageError(f"{address} must have room, but its disk is full: {_line(error)}")
+    return StorageError(f"{address} must be a {what} that can be written: {_line(error)}")
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there is no room left where something was to be written."""
+    return error.errno in _FULL
 
 
 @contextmanager

@@ -71,6 +71,7 @@ class Study:
         self.folder = absolute(folder)
         self._declared = reference.load_one(SearchSpace, space) if isinstance(space, str) else space
         self._data = data
+        self._result: Trained | None = None
         found = space if isinstance(space, str) else reference.find(space)
         name = data if isinstance(data, str) else data.name
         self.ledger = Ledger(join(self.folder, "ledger"))
@@ -432,19 +433,18 @@ class Study:
         return settings
 
     def _is_trained(self) -> bool:
-        return self.experiment.train is not None and training.is_finished(self._supernet_folder)
+        if self.experiment.train is None:
+            return False
+        return self._result is not None or training.is_finished(self._supernet_folder)
 
     def _trained(self) -> Trained:
-        self._settings("train", TrainSettings)
+        settings = self._settings("train", TrainSettings)
         if not self._is_trained():
             raise StudyError(f"the supernet of {self.folder} must be trained first")
-        return self._finished
-
-    @cached_property
-    def _finished(self) -> Trained:
-        """Of training that has ended. Kept, because its weights are read whole to see that they are undamaged."""
-        settings = self._settings("train", TrainSettings)
-        return training.train_supernet(self.space, self.data, settings, self._supernet_folder)
+        if self._result is None:
+            # Once: it reads all weights to see that they are whole, which takes its time on an object store.
+            self._result = training.train_supernet(self.space, self.data, settings, self._supernet_folder)
+        return self._result
 
     def _evaluations(self) -> list[Record]:
         if self.experiment.search is None or not self._is_trained():

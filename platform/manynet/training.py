@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import RayActorError
 from ray.train import (
     CheckpointConfig,
+    ControllerError,
     LoggingConfig,
     RunConfig,
     ScalingConfig,
@@ -29,7 +30,7 @@ from manynet.errors import ManynetError
 from manynet.fused_tables import check_installed
 from manynet.settings import TrainSettings
 from manynet.space import Architecture, SearchSpace
-from manynet.storage import absolute, exists, join, locate, read_bytes, read_json
+from manynet.storage import absolute, exists, join, locate, read_bytes, read_json, unwritable
 from manynet.strategy import TrainingError, load_strategy
 from manynet.training_bar import training_bar
 from manynet.training_log import CURVES, PROGRESS
@@ -205,13 +206,16 @@ def _run(work: Work) -> None:
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            raise _explained(error) from error
+            raise _explained(error, work.folder) from error
         except (KeyboardInterrupt, SystemExit, RayActorError) as error:
             # On Ctrl-C Ray Train stops the workers, then leaves by whichever of these comes first.
             raise TrainingStopped(_where_it_stopped(work)) from error
 
 
-def _explained(error: TrainingFailedError) -> ManynetError:
+def _explained(error: TrainingFailedError, folder: str) -> ManynetError:
+    if isinstance(error, ControllerError) and isinstance(error.controller_failure, OSError):
+        # Ray Train keeps its own state beside the checkpoints.
+        return unwritable(folder, error.controller_failure)
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     causes = [getattr(failure, "_base_exc", failure) for failure in failures.values()]
     for cause in causes:

@@ -72,6 +72,8 @@ def quiet() -> None:
     # relative paths as the driver does.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    # What it cannot save of its own state is no loss: a search resumes from the ledger, which says when it is full.
+    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     # Without its loggers Tune warns of every trial that it knows no metrics of it: the ledger does.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -21,6 +22,7 @@ from manynet.cli.tables import table
 from manynet.cli.transfer import transfer
 from manynet.cli.watch import watch
 from manynet.errors import ManynetError
+from manynet.storage import is_full
 
 app = typer.Typer(
     name="manynet",
@@ -54,5 +56,14 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except ManynetError as error:
-        Console(stderr=True).print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(1)
+        _refuse(str(error))
+    except OSError as error:
+        # Whatever was being written, by whom: Ray too keeps files on this machine.
+        if not is_full(error):
+            raise
+        _refuse(f"there must be room on this machine's disks, but one is full: {error}")
+
+
+def _refuse(message: str) -> NoReturn:
+    Console(stderr=True).print(f"Error: {message}", style="red", markup=False, soft_wrap=True)
+    sys.exit(1)

@@ -122,7 +122,7 @@ def _show_sweep(sweep: Sweep) -> None:
     for name, study in sweep.studies():
         Console().print(f"[bold]{name}[/]", soft_wrap=True)
         _show(study)
-    Console().print(f"all studies: {sweep.folder}/report.html", soft_wrap=True)
+    Console().print(f"all studies: {join(sweep.folder, 'report.html')}", soft_wrap=True)
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def _show(study: Study) -> None:
     ranking = study.ranking()
     if ranking is not None:
         console.print(ranking.verdict, style=None if ranking.carries_search else "yellow", soft_wrap=True)
-    console.print(f"report: {study.folder}/report.html", soft_wrap=True)
+    console.print(f"report: {join(study.folder, 'report.html')}", soft_wrap=True)
 
 
 def _figure(value: float) -> str:
