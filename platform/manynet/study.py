@@ -128,7 +128,7 @@ class Study:
         self._begin("train", settings)
         if self._is_trained():
             return
-        connect(self._device_names())
+        connect(self._device_names(), self.folder)
         trained = training.train_supernet(self.space, self.data, settings, self._supernet_folder)
         if trained.found is not None:
             price = cost(self.space, trained.found)
@@ -364,7 +364,7 @@ class Study:
             training.check(settings, "supernet")
         elif isinstance(settings, SearchSettings):
             check(self.space, settings)
-            study_devices.check(self.space, self._device_names(settings), settings)
+            study_devices.check(self.space, self._device_names(settings), settings, self.folder)
 
     def _check_finalists(self, settings: FinalistsSettings) -> None:
         training.check(winner_settings(settings), "subnet")
