@@ -140,7 +140,7 @@ class Study:
         if self._is_trained():
             return
         check_writable(self.folder)
-        connect(self._device_names())
+        connect(self._device_names(), self.folder)
         with self._report_refreshed():
             trained = training.train_supernet(self.space, self.data, settings, self._supernet_folder)
         if trained.found is not None:
@@ -403,7 +403,7 @@ class Study:
             training.check(settings, "supernet")
         elif isinstance(settings, SearchSettings):
             check(self.space, settings)
-            study_devices.check(self.space, self._device_names(settings), settings)
+            study_devices.check(self.space, self._device_names(settings), settings, self.folder)
 
     def _check_finalists(self, settings: FinalistsSettings) -> None:
         training.check(winner_settings(settings), "subnet")

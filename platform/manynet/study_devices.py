@@ -33,13 +33,16 @@ class DevicesError(ManynetError):
     """A study tells nothing of its devices, or they are too slow for what is asked of them."""
 
 
-def check(space: SearchSpace, asked: Sequence[str], settings: SearchSettings) -> None:
+def check(
+    space: SearchSpace, asked: Sequence[str], settings: SearchSettings, folder: str | None = None
+) -> None:
     """Connect to Ray and refuse devices that a search could not use, before anything expensive starts.
 
     Raises:
+        ClusterError, NodesError: as :func:`manynet.cluster.connect` with the study's ``folder``.
         DeviceError, LatencyTableError: as :func:`manynet.latency.sources.check`.
     """
-    connect(asked)
+    connect(asked, folder)
     sources.check(space, [DeviceName.parse_canonical(name) for name in asked], settings)
 
 

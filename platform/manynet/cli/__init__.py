@@ -18,6 +18,7 @@ from manynet.cli.front import front
 from manynet.cli.published import import_set
 from manynet.cli.rank import rank
 from manynet.cli.scaling import scale
+from manynet.cli.submit import submit
 from manynet.cli.tables import table
 from manynet.cli.transfer import transfer
 from manynet.cli.watch import watch
@@ -37,7 +38,7 @@ Whatever stops it, `manynet resume FOLDER` goes on.
 """,
 )
 OWN = (studies.run, studies.resume, studies.best, studies.report)
-for command in (*OWN, watch, front, devices, table, transfer, scale, convert, rank):
+for command in (*OWN, watch, submit, front, devices, table, transfer, scale, convert, rank):
     app.command()(command)
 # Python keeps the word for itself, so no function can have the command's name.
 app.command("import")(import_set)

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Differentiable search for three sizes of network (FBNetV2's DMaskingNAS), as a job, to its report.
+# Fashion-MNIST does not ship with this repository: digits stand in, unless data is set.
+#   RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 clusters/jobs/dmasking.sh --set study=s3://bucket/dmasking --set search.evaluations=50
+# A token is read from RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export RAY_API_SERVER_ADDRESS="${RAY_API_SERVER_ADDRESS:-${RAY_ADDRESS:-http://127.0.0.1:8265}}"
+run=(examples/dmasking-fashion.yaml --set "study=$PWD/runs/dmasking-fashion" --set data=digits "$@")
+# Ray would say a wrong token in a traceback, and a wrong key only after the upload.
+PYTHONPATH="platform:.:${PYTHONPATH:-}" python -m manynet submit --check "${run[@]}"
+exec ray job submit --working-dir . --runtime-env clusters/jobs/runtime-env.yaml -- python -m manynet run "${run[@]}"

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# A vision transformer for scikit-learn's digits, as a job, to its report.
+#   RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 clusters/jobs/vit.sh --set study=s3://bucket/vit --set search.evaluations=50
+# A token is read from RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export RAY_API_SERVER_ADDRESS="${RAY_API_SERVER_ADDRESS:-${RAY_ADDRESS:-http://127.0.0.1:8265}}"
+run=(examples/vit-digits.yaml --set "study=$PWD/runs/vit-digits" "$@")
+# Ray would say a wrong token in a traceback, and a wrong key only after the upload.
+PYTHONPATH="platform:.:${PYTHONPATH:-}" python -m manynet submit --check "${run[@]}"
+exec ray job submit --working-dir . --runtime-env clusters/jobs/runtime-env.yaml -- python -m manynet run "${run[@]}"

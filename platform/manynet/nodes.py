@@ -1,0 +1,148 @@
+"""Whether every node of a cluster has what a study needs: asked before anything expensive starts."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from manynet.errors import ManynetError
+from manynet.storage import is_uri, join, locate, write_bytes
+
+PACKAGES = ("ray", "torch", "numpy", "optuna", "pyarrow", "manynet")
+"""What evaluators, training workers and devices share. A tool that only some devices need is for those to ask for."""
+SECONDS = 120.0
+"""A node may first have to unpack a job's files and start a process."""
+
+
+class NodesError(ManynetError, RuntimeError):
+    """A node lacks a package, has another version of one, does not reach the study's folder, or does not answer."""
+
+
+class Answer(TypedDict):
+    """What one process says of itself: plain values, for there may be no manynet to read them with."""
+
+    versions: dict[str, str]
+    read: str
+    failure: str
+
+
+def check(folder: str, seconds: float = SECONDS) -> None:
+    """Ask all nodes of the connected cluster for their versions, and to read a file that is written into ``folder``.
+
+    Nodes that join later are not asked.
+
+    Args:
+        folder: of the study.
+        seconds: how long the nodes may take to answer.
+
+    Raises:
+        NodesError: in one line that names the node, and what is there and here.
+        StorageError: the folder cannot be written from here.
+    """
+    # What is in it tells this folder from one that has the same name on another machine.
+    address, content = join(folder, f"reached-{uuid.uuid4().hex[:8]}"), uuid.uuid4().hex
+    write_bytes(address, content.encode())
+    try:
+        question = _question(PACKAGES, address if is_uri(address) else Path(address).as_uri())
+        here, deadline = question(), time.monotonic() + seconds
+        asked = [(_named(node), _ask(question, node["NodeID"])) for node in ray.nodes() if node["Alive"]]
+        for name, answer in asked:
+            _compare(name, _answered(name, answer, deadline, seconds), here, content, folder)
+    finally:
+        filesystem, path = locate(address)
+        filesystem.delete_file(path)
+
+
+def _question(packages: Sequence[str], uri: str) -> Callable[[], Answer]:
+    """What every node is asked, and this process too."""
+
+    # Inside another function, so that it travels by value: a node may have no manynet to import it from.
+    def answer() -> Answer:
+        import hashlib
+        import platform
+        from importlib import metadata, util
+        from pathlib import Path
+
+        def version(package: str) -> str:
+            spec = util.find_spec(package)
+            if spec is None:
+                return "none"
+            if package == "manynet":
+                # Its version says too little: what is shipped with a job has none.
+                root, digest = Path(next(iter(spec.submodule_search_locations or []))), hashlib.sha256()
+                for file in sorted(root.rglob("*.py")):
+                    digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
+                return f"sources {digest.hexdigest()[:8]}"
+            try:
+                # Builds for other processors are the same version: 2.13.0+cpu is 2.13.0.
+                return metadata.version(package).partition("+")[0]
+            except metadata.PackageNotFoundError:
+                return "an unknown version"
+
+        versions = {"Python": platform.python_version().rpartition(".")[0]}
+        versions |= {package: version(package) for package in packages}
+        read = failure = ""
+        try:
+            from pyarrow.fs import FileSystem
+
+            filesystem, path = FileSystem.from_uri(uri)
+            with filesystem.open_input_file(path) as stream:
+                read = stream.read().decode()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+            failure = f"{type(error).__name__}: {error}"
+        return {"versions": versions, "read": read, "failure": failure}
+
+    return answer
+
+
+def _ask(question: Callable[[], Answer], node: str) -> ray.ObjectRef[Answer]:
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    asked: ray.ObjectRef[Answer] = (
+        ray.remote(num_cpus=0, max_retries=0)(question).options(scheduling_strategy=there).remote()
+    )
+    return asked
+
+
+def _answered(name: str, answer: ray.ObjectRef[Answer], deadline: float, seconds: float) -> Answer:
+    try:
+        return ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
+    except GetTimeoutError:
+        raise NodesError(
+            f"every node must answer within {seconds:g} s, but node {name} did not: "
+            f"it is overloaded, or its processes cannot start"
+        ) from None
+    except RayError as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise NodesError(
+            f"every node must answer, but node {name} did not: {type(error).__name__}: {reason}"
+        ) from None
+
+
+def _compare(name: str, there: Answer, here: Answer, content: str, folder: str) -> None:
+    for package, version in here["versions"].items():
+        got = there["versions"][package]
+        if got == "none":
+            raise NodesError(
+                f"every node must have {package} ({version} here), but node {name} lacks it: install it there, "
+                f"or ship it with the job"
+            )
+        if got != version:
+            raise NodesError(
+                f"every node must have the same {package} ({version} here), but node {name} has {got}"
+            )
+    if there["read"] != content:
+        raise NodesError(
+            f"every node must reach the study's folder {folder}, but node {name} does not: use a shared path "
+            f"or an object store ({there['failure'] or 'another file is there'})"
+        )
+
+
+def _named(node: dict[str, str]) -> str:
+    return f"{node['NodeManagerHostname']}/{node['NodeID'][:8]}"
