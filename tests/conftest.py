@@ -1,9 +1,15 @@
-"""Shared fixtures: one Ray session for all tests that need one."""
+"""Shared fixtures: one Ray session for all tests that need one, and one S3 server."""
 
 import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.fs
 import pytest
 import torch
 
@@ -37,3 +43,67 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+class S3Server:
+    """Moto's server in a process of its own, on a free port, with the bucket ``studies``.
+
+    Attributes:
+        place: its host and port.
+        options: what an address ends with to lead there.
+    """
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.place = f"127.0.0.1:{port}"
+        self.options = f"?endpoint_override={self.place}&scheme=http"
+        while not _answers(port):
+            assert self.process.poll() is None
+            time.sleep(0.05)
+        there = {"endpoint_override": self.place, "scheme": "http"}
+        pyarrow.fs.S3FileSystem(**there, allow_bucket_creation=True).create_dir("studies")
+
+    def stop(self) -> None:
+        """End it, with all that it holds."""
+        self.process.kill()
+        self.process.wait()
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server, and credentials for it in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_REGION", "us-east-1")
+        server = S3Server()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def mortal_s3(s3: S3Server) -> Iterator[S3Server]:
+    """Another server, for a test to stop."""
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Address of a new folder, on a local disk and on an object store."""
+    if request.param == "local":
+        return str(tmp_path / "place")
+    return f"s3://studies/{uuid.uuid4().hex}{request.getfixturevalue('s3').options}"
