@@ -289,8 +289,7 @@ def test_every_query_asks_for_a_metric_that_exists_and_every_metric_is_asked_for
 def test_queries_tell_series_apart_by_the_metrics_own_tags(query: Query) -> None:
     (name,) = query.names
     by = re.match(r"\w+ by \(([\w, ]+)\)", query.text)
-    # Prometheus keeps `job` for itself, and calls a metric's own so.
-    tags = tuple("exported_job" if tag == "job" else tag for tag in EXPORTED[name].tags)
+    tags = EXPORTED[name].tags
     assert by and tuple(by[1].split(", ")) == tags
     assert ('{study=~"$study"}' in query.text) == ("study" in tags)
 

@@ -89,7 +89,7 @@ class TrainingLog:
 
     def _export(self, step: int, rate: float, loss: float) -> None:
         for shown, value in zip(self._gauges, (step, rate, loss), strict=True):
-            shown.set(value, tags={"job": self._about["job"]})
+            shown.set(value, tags={"network": self._about["job"]})
 
     def _write_progress(self, step: int, logged: Mapping[str, float]) -> None:
         self._written = time.monotonic()

@@ -55,10 +55,10 @@ DRIFT = Definition(
 MEASURED = Definition(
     "manynet_device_measurements", "gauge", "Networks that a device's actor measured.", DEVICE
 )
-STEP = Definition("manynet_training_step", "gauge", "Optimizer steps done.", ("job",))
-LOSS = Definition("manynet_training_loss", "gauge", "Loss of the last step told.", ("job",))
+STEP = Definition("manynet_training_step", "gauge", "Optimizer steps done.", ("network",))
+LOSS = Definition("manynet_training_loss", "gauge", "Loss of the last step told.", ("network",))
 RATE_OF_LEARNING = Definition(
-    "manynet_learning_rate", "gauge", "Learning rate of the last step told.", ("job",)
+    "manynet_learning_rate", "gauge", "Learning rate of the last step told.", ("network",)
 )
 
 ALL = (
