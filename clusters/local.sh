@@ -56,7 +56,7 @@ start() {
         --disable-usage-stats "$@" >"$log" 2>&1 </dev/null &
     echo $! >"$pid_file"
     until grep -q "Ray runtime started" "$log"; do
-        kill -0 "$!" 2>/dev/null || fail "a head must start, but did not; its log, $log, ends with: $(tail -n 1 "$log")"
+        kill -0 "$!" 2>/dev/null || fail "a head must start, but did not; its log, $log, says: $(grep -E "^[A-Za-z.]*Error" "$log" | tail -n 1 || tail -n 1 "$log")"
         sleep 0.5
     done
     cat <<TEXT

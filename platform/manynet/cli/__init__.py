@@ -44,15 +44,18 @@ for command in (*OWN, watch, submit, front, devices, table, transfer, scale, con
 app.command("import")(import_set)
 
 
+def _shown(console: Console) -> dict[str, Any]:
+    """How the log is shown: where there is no terminal, such as in a job, nothing may break its lines."""
+    if console.is_terminal:
+        return {"format": "%(message)s", "handlers": [RichHandler(console=console, show_path=False)]}
+    return {"format": "%(asctime)s %(levelname)s %(message)s", "datefmt": "%H:%M:%S"}
+
+
 def main() -> None:
     """Entry point: what the user can put right is one line, not a traceback."""
     # A space in the working directory is as good as ours.
     sys.path.insert(0, os.getcwd())
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
-    )
+    logging.basicConfig(level=logging.WARNING, **_shown(Console(stderr=True)))
     logging.getLogger("manynet").setLevel(logging.INFO)
     try:
         app(standalone_mode=True)
