@@ -24,6 +24,7 @@ from manynet.errors import ManynetError
 from manynet.experiment import parse_experiment, read_experiment
 from manynet.ledger import Ledger
 from manynet.study import StudyError
+from manynet.watching.reading import read_study
 
 ROOT = Path(__file__).parent.parent
 FAST: dict[str, Any] = {"batch_size": 32, "augment": "none", "learning_rate": 3e-3}
@@ -70,13 +71,19 @@ def test_the_folder_holds_what_a_study_promises(study: mn.Study) -> None:
     assert {"experiment.yaml", "supernet", "search", "ledger", "finalists", "report.html"} <= set(
         os.listdir(folder)
     )
-    finalists = list((folder / "finalists").iterdir())
+    finalists = [one for one in (folder / "finalists").iterdir() if one.is_dir()]
     assert len(finalists) == 2
     assert all(
         {file.name for file in finalist.iterdir()}
         == {"arch.json", "weights.safetensors", "model.onnx", "model.pt2"}
         for finalist in finalists
     )
+
+
+def test_the_folder_is_seen_as_done_with_its_winners(study: mn.Study) -> None:
+    seen = read_study(study.folder)
+    assert (seen.step, list(seen.steps)) == ("done", ["train", "search", "finalists"])
+    assert [one.metrics for one in seen.winners] == [one.metrics for one in study.winners()]
 
 
 def test_the_ledger_says_what_was_evaluated(study: mn.Study) -> None:

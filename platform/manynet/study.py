@@ -350,7 +350,8 @@ class Study:
 
     def _tell_winners(self) -> None:
         told = [Member(architecture=dict(r.architecture), metrics=dict(r.metrics)) for r in self.winners()]
-        watching_winners.write(self.folder, told)
+        if watching_winners.read(self.folder) != told:
+            watching_winners.write(self.folder, told)
 
     @cached_property
     def _fitted(self) -> tuple[SearchSpace, Data]:

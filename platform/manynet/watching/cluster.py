@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,11 +38,14 @@ class Cluster:
 
     def __init__(self, address: str) -> None:
         _check_listens(address)
+        # Ray's core would say each failed try on the terminal; the error below says it once.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
             ray.init(address, namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise ClusterError(
-                f"a Ray cluster must run at {address!r} and let this machine in, but Ray says: {_first_line(error)}"
+                f"a Ray cluster must run at {address!r} and take the token of this machine (RAY_AUTH_MODE=token, and "
+                f"RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH), but Ray says: {_first_line(error)}"
             ) from None
         self._seen: dict[str, Seen] = {}
 
@@ -52,7 +56,8 @@ class Cluster:
             ClusterError: the cluster is gone.
         """
         try:
-            here = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if _is_search(one)]
+            named = ray.util.list_named_actors(all_namespaces=True)
+            here = sorted(one["name"] for one in named if _is_search(one))
             for actor in here:
                 self._ask(actor)
         except (RayError, ConnectionError, RuntimeError) as error:
@@ -60,7 +65,7 @@ class Cluster:
         self._seen = {
             one: seen if one in here else replace(seen, gone=True) for one, seen in self._seen.items()
         }
-        return list(self._seen.values())
+        return [self._seen[one] for one in sorted(self._seen)]
 
     def _ask(self, actor: str) -> None:
         try:

@@ -127,7 +127,7 @@ def _bar(name: str, done: float, wanted: float, count: str, about: str, width: i
     row.add_column(no_wrap=True)
     row.add_column(no_wrap=True, overflow="ellipsis")
     share = done / wanted if wanted else 0.0
-    bar = ProgressBar(total=max(1.0, wanted), completed=done, width=max(8, width // 5))
+    bar = ProgressBar(max(1.0, wanted), done, max(8, width // 5), complete_style="cyan")
     row.add_row(Text(name, "bold"), bar, f"{count} {share:.0%}".strip(), about)
     return row
 
@@ -160,17 +160,17 @@ def _body(seen: Seen, width: int, height: int) -> list[RenderableType]:
     body: list[RenderableType] = []
     objectives = parse_objectives(seen.search.objectives) if seen.search else []
     if seen.winners:
-        table, taken = _table(seen.winners, _columns(seen.winners, objectives), width, height // 2, "winner")
+        table, taken = _table(seen.winners, _columns(seen.winners, objectives), width, height // 2)
         body, height = [table, Text()], height - taken - 1
     if seen.search is None or not seen.search.front or height < 4:
         return body
     front = seen.search.front
     columns = _columns(front, objectives)
     room = width - PLOT_WIDTH if len(objectives) > 1 else width
-    table, _ = _table(front, columns, room, height, "")
+    table, _ = _table(front, columns, room, height)
     if len(objectives) < 2 or height < 6 or width < 2 * PLOT_WIDTH:
         return [*body, table]
-    plotted = min(WIDEST_PLOT, width - table_width(front, columns, room) - 3)
+    plotted = min(WIDEST_PLOT, width - _table_width(front, columns, room) - 3)
     both = Table.grid(padding=(0, 3, 0, 0))
     both.add_row(table, _plot(front, objectives, plotted, min(height, 8 + plotted // 3)))
     return [*body, both]
@@ -178,14 +178,14 @@ def _body(seen: Seen, width: int, height: int) -> list[RenderableType]:
 
 def _columns(members: Sequence[Member], objectives: Sequence[Objective]) -> list[tuple[str, str]]:
     """Names of metrics and how they are headed: objectives first, with the way that is better."""
-    arrows = {one.column: " ↑" if one.maximise else " ↓" for one in objectives}
-    names = dict.fromkeys([*arrows, *(name for member in members for name in member.metrics)])
-    return [(name, heading(name) + arrows.get(name, "")) for name in names]
+    headed = {one.column: _heading(one) for one in objectives}
+    names = dict.fromkeys([*headed, *(name for member in members for name in member.metrics)])
+    return [(name, headed.get(name, name.removeprefix(LATENCY))) for name in names]
 
 
-def heading(column: str) -> str:
-    """A column's name for people; the values carry the unit."""
-    return column.removeprefix(LATENCY)
+def _heading(objective: Objective) -> str:
+    """An objective's name and the way that is better; its values carry the unit."""
+    return f"{objective.column.removeprefix(LATENCY)} {'↑' if objective.maximise else '↓'}"
 
 
 def _fitting(
@@ -202,13 +202,13 @@ def _fitting(
     return fitting
 
 
-def table_width(members: Sequence[Member], columns: Sequence[tuple[str, str]], width: int) -> int:
+def _table_width(members: Sequence[Member], columns: Sequence[tuple[str, str]], width: int) -> int:
     """Of the table of ``members`` where there is room for ``width`` characters."""
     return sum(one[2] + 2 for one in _fitting(members, columns, width)) - 2
 
 
 def _table(
-    members: Sequence[Member], columns: Sequence[tuple[str, str]], width: int, height: int, name: str
+    members: Sequence[Member], columns: Sequence[tuple[str, str]], width: int, height: int
 ) -> tuple[RenderableType, int]:
     """As many members as fit, best first, and the lines that takes."""
     fitting = _fitting(members, columns, width)
@@ -240,9 +240,8 @@ def _plot(
 
 
 def _axis(objective: Objective, values: Sequence[float]) -> Axis:
-    better = "larger" if objective.maximise else "smaller"
     shown = (show(objective.column, value) for value in (min(values), max(values)))
-    return Axis(f"{heading(objective.column)}, {better} is better", *shown)
+    return Axis(_heading(objective), *shown)
 
 
 def _at_work(devices: Sequence[DeviceStatus], most: int) -> list[DeviceStatus]:
@@ -265,8 +264,9 @@ def _device(device: DeviceStatus) -> Text:
 
 def _rows(seen: Sequence[Seen], now: float) -> Table:
     """Several studies, a line each."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("study", no_wrap=True, overflow="ellipsis")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", expand=True)
+    widest = min(WIDEST_COLUMN, max(len(one.name) for one in seen))
+    table.add_column("study", no_wrap=True, overflow="ellipsis", width=max(len("study"), widest))
     table.add_column("step", no_wrap=True)
     table.add_column("hypervolume", justify="right", no_wrap=True)
     table.add_column("front", justify="right", no_wrap=True)
@@ -278,9 +278,17 @@ def _rows(seen: Sequence[Seen], now: float) -> Table:
             Text("gone" if one.gone else NAMES.get(one.step, one.step), "green" if one.over else "cyan"),
             f"{search.hypervolume:.4f}" if search else "–",
             str(len(search.front)) if search else "–",
-            Text(_short(one) + _doubt(one, now), "bold red" if one.silence(now) else ""),
+            _news(one, now),
         )
     return table
+
+
+def _news(seen: Seen, now: float) -> Text:
+    """What is told, in short; how long ago comes first where it should not be long, because the end is cut."""
+    quiet = seen.silence(now)
+    return (
+        Text(f"! no news for {_duration(quiet)}; {_short(seen)}", "bold red") if quiet else Text(_short(seen))
+    )
 
 
 def _short(seen: Seen) -> str:
@@ -302,7 +310,7 @@ def _footer(now: float, note: str, seen: Seen | None = None) -> Text:
     elif quiet:
         footer.append(f"! no news for {_duration(quiet)}: the driver may be gone   ", "bold red")
     elif seen:
-        footer.append(f"told {_duration(max(0.0, now - seen.updated))} ago   ", "dim")
+        footer.append(f"last news {_duration(max(0.0, now - seen.updated))} ago   ", "dim")
     return footer.append("Ctrl-C leaves", "dim")
 
 
