@@ -133,6 +133,10 @@ class Evaluator(tune.Trainable):
         self._ledger = ledger
         self._provenance = provenance
 
+    def __repr__(self) -> str:
+        # Of Tune's own classes around this one, the dashboard would show the name alone.
+        return "Evaluator"
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Nothing kept depends on the candidate."""
         return True

@@ -33,7 +33,9 @@ class Definition:
 STUDY, DEVICE = ("study",), ("device", "actor")
 
 CANDIDATES = Definition("manynet_candidates", "counter", "Candidates that were evaluated.", STUDY)
-FAILURES = Definition("manynet_failed_candidates", "counter", "Candidates whose evaluation failed.", STUDY)
+FAILURES = Definition(
+    "manynet_failed_candidates", "gauge", "Candidates of this start whose evaluation failed.", STUDY
+)
 RATE = Definition(
     "manynet_candidates_per_second", "gauge", "Candidates a second, over the last minute.", STUDY
 )

@@ -130,11 +130,9 @@ class Exported:
 
     def __init__(self, plan: Plan) -> None:
         self._tags = {"study": plan.study}
-        self._candidates, self._failures = (
-            metrics.counter(metrics.CANDIDATES),
-            metrics.counter(metrics.FAILURES),
-        )
+        self._candidates = metrics.counter(metrics.CANDIDATES)
         shown = (
+            metrics.FAILURES,
             metrics.RATE,
             metrics.IDLE,
             metrics.HYPERVOLUME,
@@ -145,12 +143,14 @@ class Exported:
         self._gauges = {definition: metrics.gauge(definition) for definition in shown}
 
     def count(self, result: Result) -> None:
-        """Count a candidate."""
-        (self._candidates if result.metrics else self._failures).inc(1, tags=self._tags)
+        """Count a candidate that was evaluated."""
+        if result.metrics:
+            self._candidates.inc(1, tags=self._tags)
 
     def show(self, now: SearchStatus) -> None:
         """Set what rises and falls."""
         values = {
+            metrics.FAILURES: now.failed,
             metrics.RATE: now.per_second,
             metrics.IDLE: now.idle_share,
             metrics.HYPERVOLUME: now.hypervolume,
