@@ -332,7 +332,7 @@ class Telling:
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_searches_of_a_cluster_are_found_by_their_actors() -> None:
     def begin(address: str) -> Any:
-        told = searching(address).model_dump()
+        told = searching(address, updated=time.time() + 3600).model_dump()
         options: dict[str, Any] = {
             "name": f"{status.PREFIX}{address}",
             "namespace": status.NAMESPACE,
@@ -350,7 +350,7 @@ def test_the_searches_of_a_cluster_are_found_by_their_actors() -> None:
     second = begin("/runs/two")
     ray.get(second.status.remote())
     both = watching(cluster, "--once").communicate(timeout=120)[0]
-    assert [row.split()[0] for row in both.splitlines() if "37 of 80" in row] == ["one", "two"]
+    assert [row.split()[0] for row in both.splitlines() if "37 of 80" in row] == ["two", "one"]
     for actor in (first, second):
         ray.kill(actor)
     out, errors = stranger.communicate(timeout=120)

@@ -285,10 +285,10 @@ def _rows(seen: Sequence[Seen], now: float) -> Table:
 
 def _news(seen: Seen, now: float) -> Text:
     """What is told, in short; how long ago comes first where it should not be long, because the end is cut."""
-    quiet = seen.silence(now)
-    return (
-        Text(f"! no news for {_duration(quiet)}; {_short(seen)}", "bold red") if quiet else Text(_short(seen))
-    )
+    quiet, short = seen.silence(now), _short(seen)
+    if not quiet:
+        return Text(short)
+    return Text("; ".join(filter(None, [f"! no news for {_duration(quiet)}", short])), "bold red")
 
 
 def _short(seen: Seen) -> str:
