@@ -99,3 +99,10 @@ def test_what_cannot_be_done_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="must be a file that can be written"):
         write_bytes(tmp_path / "file" / "x", b"")
+
+
+@pytest.mark.parametrize("address", ["s3://id:secret@bucket/x", "s3://id:sec/ret@bucket/x?region=eu"])
+def test_a_key_in_an_address_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(StorageError, match="an address must hold no key") as caught:
+        locate(address)
+    assert "ret" not in str(caught.value).replace("SECRET", "")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from manynet.errors import OutOfService
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 # One request for a small file, rather than the three of an upload in parts.
 _AT_ONCE = "allow_delayed_open"
+_KEY = re.compile(r"\w+://[^?]*:[^?]*@")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -35,8 +37,13 @@ def locate(address: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
     """The filesystem behind a local path or a pyarrow address (``s3://...``), and the path on it.
 
     Raises:
-        StorageError: the address names no filesystem pyarrow knows.
+        StorageError: the address names no filesystem pyarrow knows, or holds a key, which a study's files would repeat.
     """
+    if _KEY.match(str(address)):
+        raise StorageError(
+            f"an address must hold no key, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY have in the "
+            f"environment, but got one before the '@' of an address on {str(address).partition(':')[0]}"
+        )
     text = str(address) if is_uri(address) else Path(address).absolute().as_uri()
     if text.startswith("s3://") and _AT_ONCE not in text:
         text += f"{'&' if '?' in text else '?'}{_AT_ONCE}=true"
