@@ -62,8 +62,12 @@ def fit(
         ),
     )
     # Tune prints its settings whatever its verbosity; progress goes to stderr.
-    with redirect_stdout(io.StringIO()):
-        return list(tuner.fit().errors)
+    try:
+        with redirect_stdout(io.StringIO()):
+            return list(tuner.fit().errors)
+    finally:
+        # Tune keeps what a trainable was given for as long as the driver lives.
+        ray.kill(gate)
 
 
 def quiet() -> None:
