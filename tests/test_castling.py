@@ -152,6 +152,7 @@ def test_what_is_told_of_a_block_is_its_share_of_open_entries() -> None:
     expected = [int(call.open) / call.entries for call in branch.calls]
     assert list(opened(logged)) == ["open/block0", "open/block1", "open/block2"]
     assert list(opened(logged).values()) == pytest.approx(expected)
+    assert float(logged["open"]) == pytest.approx(sum(expected) / 3)
     assert float(logged["regulariser"]) == pytest.approx(branch.regulariser.item())
     assert min(expected) > 0 and max(expected) < 0.8
 
@@ -364,3 +365,4 @@ def test_a_run_on_workers_tells_its_branch_and_is_refused_while_it_is_open(
     assert not (tmp_path / "result.json").exists() and not (tmp_path / "weights.safetensors").exists()
     rows = [json.loads(line) for line in (tmp_path / "curves.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [4, 8, 12] and all(row["open/block0"] > 0 for row in rows)
+    assert all(0 < row["open"] < 1 for row in rows)

@@ -355,6 +355,7 @@ def test_the_searches_of_a_cluster_are_found_by_their_actors() -> None:
         ray.kill(actor)
     out, errors = stranger.communicate(timeout=120)
     if os.environ.get("RAY_AUTH_MODE") == "token":
-        (refusal,) = errors.splitlines()
-        assert stranger.returncode == 1 and not out
+        # Ray's core says above it that it tries again.
+        refusal = errors.splitlines()[-1]
+        assert stranger.returncode == 1 and not out and "Traceback" not in errors
         assert refusal.startswith("Error: a Ray cluster must run at") and "RAY_AUTH_TOKEN" in refusal

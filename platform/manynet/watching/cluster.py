@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,8 +37,6 @@ class Cluster:
 
     def __init__(self, address: str) -> None:
         _check_listens(address)
-        # Ray's core would say each failed try on the terminal; the error below says it once.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
             ray.init(address, namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
