@@ -29,7 +29,7 @@ def main() -> None:
     job = client.submit_job(
         entrypoint=shlex.join(["python", options.script, *options.arguments]),
         # The nodes then need neither installed, and run the same as this machine.
-        runtime_env={"working_dir": options.folder, "py_modules": [manynet, trainers]},
+        runtime_env={"working_dir": options.folder, "py_modules": [*manynet.__path__, *trainers.__path__]},
     )
     jobs.follow(client, job)
 

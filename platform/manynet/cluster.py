@@ -37,7 +37,7 @@ def connect(device_names: Iterable[str] = (), folder: str | None = None) -> None
     """
     joined = not ray.is_initialized() and bool(os.environ.get(ADDRESS))
     if joined:
-        _join(os.environ[ADDRESS])
+        join(os.environ[ADDRESS])
     elif not ray.is_initialized():
         _start(device_names)
     # A Ray of one node that this process did not join is its own.
@@ -55,10 +55,15 @@ def _start(device_names: Iterable[str]) -> None:
     )
 
 
-def _join(address: str) -> None:
+def join(address: str) -> None:
+    """Connect to the cluster at ``address``, as Ray takes it: ``host:port``.
+
+    Raises:
+        ClusterError: it cannot be joined.
+    """
     _check_answers(address)
     try:
-        ray.init(logging_level=logging.WARNING)
+        ray.init(address, logging_level=logging.WARNING)
     except (ConnectionError, ray.exceptions.AuthenticationError):
         raise ClusterError(f"the cluster at {address} must accept {TOKEN}, but did not") from None
     except RuntimeError as error:

@@ -48,6 +48,7 @@ def connect(address: str | None = None) -> JobSubmissionClient:
     Raises:
         JobError: nobody answers there, the token is missing or wrong, or the cluster runs another Ray.
     """
+    _quiet()
     given = [address, *map(os.environ.get, _ADDRESSES), DASHBOARD]
     address = next(filter(None, given))
     # Ray would take the variable even where an address is given.
@@ -131,6 +132,17 @@ def follow(client: JobSubmissionClient, job: str) -> None:
         raise JobError(f"job {job} was stopped")
     if info.status is not JobStatus.SUCCEEDED:
         raise JobError(f"job {job} failed: {_last_error(info.message or '')}")
+
+
+def _quiet() -> None:
+    # They tell of every file that is left out and of every connection; a package that is too large is still told of.
+    for name in (
+        "_private.runtime_env.packaging",
+        "dashboard.modules.dashboard_sdk",
+        "dashboard.modules.job.sdk",
+    ):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
+    logging.getLogger("ray._private.runtime_env.working_dir").setLevel(logging.ERROR)
 
 
 def _begun(client: JobSubmissionClient, job: str) -> JobDetails:

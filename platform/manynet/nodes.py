@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -23,6 +23,18 @@ SECONDS = 120.0
 
 class NodesError(ManynetError, RuntimeError):
     """A node lacks a package, has another version of one, does not reach the study's folder, or does not answer."""
+
+
+class Node(NamedTuple):
+    """A node of the cluster."""
+
+    id: str
+    host: str
+
+    @property
+    def name(self) -> str:
+        """What people are told: several nodes may be on one host."""
+        return f"{self.host}/{self.id[:8]}"
 
 
 class Answer(TypedDict):
@@ -52,9 +64,8 @@ def check(folder: str, seconds: float = SECONDS) -> None:
     try:
         question = _question(PACKAGES, address if is_uri(address) else Path(address).as_uri())
         here, deadline = question(), time.monotonic() + seconds
-        asked = [(_named(node), _ask(question, node["NodeID"])) for node in ray.nodes() if node["Alive"]]
-        for name, answer in asked:
-            _compare(name, _answered(name, answer, deadline, seconds), here, content, folder)
+        for node, answer in [(node, _ask(question, node)) for node in _alive()]:
+            _compare(node.name, _answered(node, answer, deadline, seconds), here, content, folder)
     finally:
         filesystem, path = locate(address)
         filesystem.delete_file(path)
@@ -102,27 +113,25 @@ def _question(packages: Sequence[str], uri: str) -> Callable[[], Answer]:
     return answer
 
 
-def _ask(question: Callable[[], Answer], node: str) -> ray.ObjectRef[Answer]:
-    there = NodeAffinitySchedulingStrategy(node, soft=False)
+def _ask(question: Callable[[], Answer], node: Node) -> ray.ObjectRef[Answer]:
+    there = NodeAffinitySchedulingStrategy(node.id, soft=False)
     asked: ray.ObjectRef[Answer] = (
         ray.remote(num_cpus=0, max_retries=0)(question).options(scheduling_strategy=there).remote()
     )
     return asked
 
 
-def _answered(name: str, answer: ray.ObjectRef[Answer], deadline: float, seconds: float) -> Answer:
+def _answered(node: Node, answer: ray.ObjectRef[Answer], deadline: float, seconds: float) -> Answer:
     try:
         return ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
     except GetTimeoutError:
         raise NodesError(
-            f"every node must answer within {seconds:g} s, but node {name} did not: "
+            f"every node must answer within {seconds:g} s, but node {node.name} did not: "
             f"it is overloaded, or its processes cannot start"
         ) from None
     except RayError as error:
-        reason = next(iter(str(error).splitlines()), "")
-        raise NodesError(
-            f"every node must answer, but node {name} did not: {type(error).__name__}: {reason}"
-        ) from None
+        what = type(error).__name__ if node in _alive() else "it died"
+        raise NodesError(f"every node must answer, but node {node.name} did not: {what}") from None
 
 
 def _compare(name: str, there: Answer, here: Answer, content: str, folder: str) -> None:
@@ -144,5 +153,5 @@ def _compare(name: str, there: Answer, here: Answer, content: str, folder: str) 
         )
 
 
-def _named(node: dict[str, str]) -> str:
-    return f"{node['NodeManagerHostname']}/{node['NodeID'][:8]}"
+def _alive() -> list[Node]:
+    return [Node(node["NodeID"], node["NodeManagerHostname"]) for node in ray.nodes() if node["Alive"]]
