@@ -22,7 +22,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from manynet.cluster import TOKEN, installed
 from manynet.errors import ManynetError
 from manynet.experiment import Experiment, variants
-from manynet.storage import absolute
+from manynet.storage import absolute, locate
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,8 @@ def submit(
         raise JobError(
             f"an experiment file must be in the working directory, which is shipped, but got {file}"
         ) from None
+    # A key in an address is refused: a job's command is on the dashboard.
+    locate(experiment.study)
     # A folder on this machine would be another one in the job, whose working directory is a copy.
     study = f"study={absolute(experiment.study)}"
     settings = [part for change in [*changes, study] for part in ("--set", change)]

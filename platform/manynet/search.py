@@ -116,6 +116,7 @@ def run(
         SamplerError: there is no such sampler, or it does not take these options.
         SearchError: a constraint is out of reach, the first evaluations all fail, or nothing feasible
             is found.
+        MonitorError: another run searches the same study now.
     """
     sampler = check(space, settings)
     objectives, conditions = wanted(settings, space.task)
