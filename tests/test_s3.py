@@ -120,7 +120,8 @@ def test_killed_training_goes_on_from_its_last_checkpoint(killed: Killed) -> Non
     with local_copy(join(folder, max(names(folder)))) as path:
         events = list(LegacyEventFileLoader(str(path)).Load())
     begun = [event.step for event in events if event.HasField("session_log")]
-    assert begun == [killed.checkpoint.step] and 0 < begun[0] < STEPS
+    # Workers outlive a killed driver for a moment, and may write another.
+    assert len(begun) == 1 and 0 < killed.checkpoint.step <= begun[0] < STEPS
     shown = {value.tag for event in events for value in event.summary.value}
     assert {"learning_rate", "largest/accuracy"} <= shown
     result = read_json(join(killed.address, "supernet", "result.json"))
