@@ -158,6 +158,11 @@ class Seen:
         self.answers: list[dict[str, Any]] = []
         self.actors: set[str] = set()
 
+    @property
+    def counts(self) -> list[int]:
+        """Evaluations that the pages told of."""
+        return [int(n) for page in self.pages for n in re.findall(r"evaluations</dt><dd>(\d+)", page)]
+
     @contextmanager
     def looking(self) -> Iterator[None]:
         ended = threading.Event()
@@ -202,12 +207,15 @@ def seen(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     onlooker = Seen(folder)
     with pytest.MonkeyPatch.context() as patch, onlooker.looking():
         patch.setattr(live.refreshed, "__defaults__", (1.0,))
+        patch.setattr(live, "SHARE_OF_TIME", 0.5)
         study = mn.Study(folder, f"{__file__}:space", data="digits")
         study.train(steps=200, evaluate_every=50, batch_size=32)
         objectives = ["accuracy:max", "latency@host/torch:min"]
         study.search(objectives=objectives, evaluations=14, evaluators=2, sampler="random")
         deadline = time.monotonic() + 60
-        while not {one.exported for one in metrics.ALL} <= onlooker.metrics:
+        while not {one.exported for one in metrics.ALL} <= onlooker.metrics or not max(
+            onlooker.counts, default=0
+        ):
             assert time.monotonic() < deadline, {one.exported for one in metrics.ALL} - onlooker.metrics
             time.sleep(0.3)
     study.report()
@@ -255,7 +263,7 @@ def test_tensorboard_shows_the_search_and_the_training(seen: Seen) -> None:
 
 
 def test_the_report_is_refreshed_while_the_run_goes_on(seen: Seen) -> None:
-    counts = [int(found) for page in seen.pages for found in re.findall(r"evaluations</dt><dd>(\d+)", page)]
+    counts = seen.counts
     assert 'http-equiv="refresh"' in seen.pages[-1] and "goes on" in seen.pages[-1]
     assert counts == sorted(counts) and len(set(counts)) > 1
     final = (seen.folder / "report.html").read_text()
