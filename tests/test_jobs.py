@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "clusters" / "jobs"
 SCRIPTS = sorted(JOBS.glob("*.sh"))
 RAY = Path(sys.executable).parent / "ray"
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "train": {"steps": 12, "workers": 1, "evaluate_every": 12},
     "search": {"evaluations": 3, "evaluators": 2, "validation_examples": 64, "calibration_batches": 1},
     "finalists": {"count": 1, "anchors": 0, "steps": 4, "workers": 1},
@@ -213,7 +213,8 @@ def test_a_space_of_ones_own_in_a_folder_of_ones_own_runs_on_several_nodes(
     own.mkdir()
     (own / "my_net.py").write_text(OWN_NET)
     (own / "study.py").write_text(OWN_STUDY)
-    settings = json.dumps({step: SETTINGS[step] for step in ("train", "search")})
+    search = {**SETTINGS["search"], "objectives": ["accuracy:max", "macs:min"]}
+    settings = json.dumps({"train": SETTINGS["train"], "search": search})
     ran = head.run(sys.executable, JOBS / "own_space.py", own, "study.py", study, settings, cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     assert f"report is {study}/report.html" in ran.stdout
@@ -245,6 +246,8 @@ def test_a_missing_token_is_told_from_a_wrong_one(head: Head, tmp_path: Path) ->
 def test_a_wrong_token_of_a_driver_on_the_cluster_is_told(head: Head, tmp_path: Path) -> None:
     (tmp_path / "wrong").write_text(secrets.token_hex(16))
     environment = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong"), "RAY_ADDRESS": head.address}
+    # Ray asks twenty times, a second apart.
+    environment["RAY_NUM_REDIS_GET_RETRIES"] = "2"
     study = f"study={tmp_path / 'study'}"
     ran = head.manynet("run", "examples/vit-digits.yaml", "--set", study, **environment)
     # Ray's own lines come first, from its C++.
