@@ -26,6 +26,7 @@ from manynet.distributions import DomainError, complete, distributions
 from manynet.evaluation import score
 from manynet.evaluator import Evaluation, Prepare, Provenance
 from manynet.ledger import Ledger, Record
+from manynet.progress import Progress
 from manynet.samplers import loading
 from manynet.scoring import calibration_batches
 from manynet.search import SearchError, check_reachable, protocol, run, search
@@ -440,6 +441,21 @@ def test_a_long_search_is_several_tune_runs(
     assert re.search(
         r"\| Trial name .*\| accuracy +\| macs +\|", re.sub(r" +", " ", caplog.text).replace("|", " |")
     )
+
+
+def test_a_search_without_evaluators_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("manynet.progress.PATIENCE_SECONDS", 0.0)
+    one = searcher(toy_space())
+    progress = Progress(one, parse_objectives(["accuracy:max"]), [], ["width"])
+    for iteration in range(3):
+        progress.on_step_begin(iteration, [])
+    assert caplog.text.count("no evaluator has started") == 1
+    begun = Progress(one, parse_objectives(["accuracy:max"]), [], ["width"])
+    begun.on_trial_start(0, [], None)
+    begun.on_step_begin(1, [])
+    assert caplog.text.count("no evaluator has started") == 1
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -20,6 +20,7 @@ from manynet.searcher import ArchitectureSearcher
 
 logger = logging.getLogger(__name__)
 ROWS, KEYS = 10, 4
+PATIENCE_SECONDS = 60.0
 
 
 def trial_table(
@@ -86,6 +87,7 @@ class Progress(tune.Callback):
             "", total=searcher.evaluations, completed=self._earlier, status=self._status(0.0)
         )
         self._start = time.monotonic()
+        self._waits = True
 
     def __getstate__(self) -> dict[str, Any]:
         # A Tuner pickles its callbacks so that it can be restored. This search never is: see the ledger.
@@ -97,6 +99,20 @@ class Progress(tune.Callback):
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """An evaluator is there."""
+        self._waits = False
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Say so, once, when no evaluator comes: Ray waits for as long as it takes, and says nothing."""
+        if self._waits and time.monotonic() - self._start > PATIENCE_SECONDS:
+            self._waits = False
+            logger.warning(
+                "search: no evaluator has started for %.0f s: the cluster's CPUs are taken, or its nodes cannot "
+                "start processes (`ray status` and the dashboard tell which)",
+                PATIENCE_SECONDS,
+            )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Count a candidate; Tune told the searcher before."""
