@@ -201,12 +201,15 @@ def test_a_server_that_is_not_there_is_one_line(mortal_s3: Any) -> None:
 def test_a_server_that_goes_away_ends_a_search_in_one_line(
     ray_cluster: None, mortal_s3: Any, tmp_path: Path
 ) -> None:
-    # Evaluators may have been started without this test's environment.
-    address = f"s3://test:test@studies/run{mortal_s3.options}"
+    address = f"s3://studies/run{mortal_s3.options}"
+    keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     space = reference.load_one(mn.SearchSpace, "search_spaces.vit:tiny")
     process = mortal_s3.process.pid
 
     def prepare() -> Callable[[Any], Evaluation]:
+        # Evaluators may have been started without this test's environment.
+        os.environ.update(keys)
+
         def evaluate(arch: Any) -> Evaluation:
             if exists(join(address, "ledger")) and len(Ledger(join(address, "ledger")).keys()) >= 6:
                 os.kill(process, signal.SIGKILL)
