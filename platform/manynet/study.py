@@ -341,7 +341,7 @@ class Study:
         def write() -> None:
             write_report(self._report, replace(self._content(), refresh=SECONDS_BETWEEN))
 
-        with refreshed(write):
+        with refreshed(write, SECONDS_BETWEEN):
             yield
 
     @property

@@ -17,7 +17,7 @@ SHARE_OF_TIME = 0.05
 
 
 @contextmanager
-def refreshed(write: Callable[[], object], seconds: float = SECONDS_BETWEEN) -> Iterator[None]:
+def refreshed(write: Callable[[], object], seconds: float) -> Iterator[None]:
     """Call ``write`` every ``seconds`` until the block ends, in a thread of its own.
 
     A report that cannot be written is told once and ends no run: the one at the end tells it again.
