@@ -42,7 +42,7 @@ from manynet.watching.tally import Plan
 logger = logging.getLogger(__name__)
 
 CANDIDATES_A_RUN = 2000
-"""Of one Tune run: it keeps every trial in the driver's memory (20 KB) and looks through them at every step."""
+"""Of one Tune run: it keeps every trial in the driver's memory (50 KB) and looks through them at every step."""
 
 
 class SearchError(ManynetError, RuntimeError):
@@ -136,10 +136,12 @@ def run(
         records=records,
         first=first,
     )
+    counts = (settings.evaluations, settings.evaluators)
+    plan = Plan(absolute(folder), space.name, objectives, conditions, *counts)
     earlier = [Member(architecture=dict(r.architecture), metrics=dict(r.metrics)) for r in records]
     errors: list[BaseException] = []
     with (
-        monitored(_plan(space, settings, folder), _columns(space, settings), earlier) as telling,
+        monitored(plan, _columns(plan, space.task), earlier) as telling,
         Progress(searcher, objectives, conditions, list(space.domains)) as progress,
     ):
         while not searcher.finished:
@@ -228,17 +230,10 @@ def _check_cost(space: SearchSpace, condition: Condition) -> None:
         )
 
 
-def _plan(space: SearchSpace, settings: SearchSettings, folder: str | Path) -> Plan:
-    objectives, conditions = wanted(settings, space.task)
-    counts = (settings.evaluations, settings.evaluators)
-    return Plan(absolute(folder), space.name, objectives, conditions, *counts)
-
-
-def _columns(space: SearchSpace, settings: SearchSettings) -> list[str]:
+def _columns(plan: Plan, task: Task) -> list[str]:
     """Columns of an evaluation that people are told of."""
-    objectives, conditions = wanted(settings, space.task)
-    asked = [*(o.column for o in objectives), *(c.column for c in conditions)]
-    return list(dict.fromkeys([*asked, *space.task.columns, *COST]))
+    asked = [*(o.column for o in plan.objectives), *(c.column for c in plan.conditions)]
+    return list(dict.fromkeys([*asked, *task.columns, *COST]))
 
 
 def _judge(searcher: ArchitectureSearcher, conditions: list[Condition], errors: list[BaseException]) -> None:

@@ -64,25 +64,28 @@ class Monitor:
     @ray.method
     async def status(self) -> dict[str, Any]:
         """The search as it is now: :class:`~manynet.watching.status.SearchStatus` as a dict."""
-        return self._tally.status(time.time(), self._state).model_dump()
+        return self._now().model_dump()
 
     @ray.method
     async def end(self, state: Literal["ended", "stopped"]) -> None:
         """Tell a last time."""
         self._loop.cancel()
         self._state = state
-        await asyncio.to_thread(self._tell)
+        await asyncio.to_thread(self._tell, self._now())
         await asyncio.to_thread(self._events.close)
 
     async def _keep_telling(self) -> None:
         while True:
             start = time.monotonic()
-            await asyncio.to_thread(self._tell)
+            await asyncio.to_thread(self._tell, self._now())
             took = time.monotonic() - start
             await asyncio.sleep(max(SECONDS_BETWEEN, took / SHARE_OF_TIME))
 
-    def _tell(self) -> None:
-        now = self._tally.status(time.time(), self._state)
+    def _now(self) -> SearchStatus:
+        # Never in the thread that tells: results are added meanwhile.
+        return self._tally.status(time.time(), self._state)
+
+    def _tell(self, now: SearchStatus) -> None:
         before, self._status = self._status, now
         try:
             status.write(self._plan.study, now)
