@@ -35,8 +35,8 @@ from manynet import elastic
 from manynet.devices import DeviceName
 from manynet.devices.tools import tool_of
 from manynet.report.choices import mixes
-from manynet.study import Study, recorded
-from manynet.sweep import Sweep
+from manynet.studies.study import Study, recorded
+from manynet.studies.sweep import Sweep
 
 BARS = {"slowest_ratio_1024": 1.0, "slowest_ratio_2304": 0.5}
 WIDTH, HEADS, HEAD_DIM = 192, 3, 64

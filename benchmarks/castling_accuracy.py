@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 import manynet as mn
-from manynet import training
-from manynet.cluster import connect
+from manynet.config.settings import TrainSettings
 from manynet.data import Data
-from manynet.evaluation import score
-from manynet.fitting import fit_together
-from manynet.settings import TrainSettings
-from search_spaces import vit
+from manynet.runtime.ray_session import connect
+from manynet.search_spaces import vit
+from manynet.space.evaluation import score
+from manynet.space.fitting import fit_together
+from manynet.training import runs as training
 
 SHAPE: dict[str, Any] = {
     "resolution": 32,

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from manynet.data import Batch, Categorical, Features
-from manynet.data.clicks.memory import Clicks
+from manynet.data.clicks.in_memory import Clicks
 from manynet.data.clicks.streamed import WINDOW, StreamedClicks, find_clicks
 
 BAR = 2.0

@@ -29,8 +29,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from manynet.data.clicks import criteo
-from manynet.data.clicks.convert import convert
+from manynet.data.clicks.raw import criteo
+from manynet.data.clicks.raw.convert import convert
 
 BAR = 150_000
 BAR_MB = 1000

@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from manynet import data
-from manynet.memory import keep_freed_memory
-from manynet.settings import TrainSettings
-from search_spaces.dmasking import tiny
-from trainers.differentiable import Differentiable
+from manynet.config.settings import TrainSettings
+from manynet.runtime.malloc import keep_freed_memory
+from manynet.search_spaces.dmasking import tiny
+from manynet.trainers.differentiable import Differentiable
 
 NEAR = 0.1
 BARS = {"share_of_found_near_target": 1.0, "seconds_of_random_over_found": 1.1, "mean_difference": 0.0}

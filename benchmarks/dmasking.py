@@ -41,14 +41,14 @@ from rich.table import Table
 from torch import nn
 
 import manynet as mn
+from manynet.config.settings import TrainSettings
 from manynet.data import Batch
-from manynet.learner import Learner
-from manynet.memory import keep_freed_memory
+from manynet.learning.learner import Learner
 from manynet.report.figures import FINALIST, FRONT, GRID, THIRD, layout
-from manynet.settings import TrainSettings
-from search_spaces import dmasking
-from search_spaces.dmasking import Stage
-from trainers.differentiable import Differentiable
+from manynet.runtime.malloc import keep_freed_memory
+from manynet.search_spaces import dmasking
+from manynet.search_spaces.dmasking import Stage
+from manynet.trainers.differentiable import Differentiable
 
 BARS = {
     "time_16_channels": 1.05,

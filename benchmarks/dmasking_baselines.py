@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from manynet.data import Batch
-from manynet.strategy import Step, Strategy
-from search_spaces.dmasking import DMasking, Stage
+from manynet.learning.strategy import Step, Strategy
+from manynet.search_spaces.dmasking import DMasking, Stage
 
 
 class Front(nn.Sequential):

@@ -14,15 +14,16 @@ from typing import Any
 import torch
 
 import manynet as mn
-from manynet.data import Batch, Data, Split, augment
-from manynet.evaluation import Inputs, calibrated, score
-from manynet.learner import Learner
-from manynet.scoring import calibration_batches
-from manynet.settings import TrainSettings
-from manynet.strategy import Strategy
-from manynet.subnet import Subnet
-from manynet.training_loop import HeldOut
-from trainers.finetune import FineTune
+from manynet.config.settings import TrainSettings
+from manynet.data import Batch, Data, Split
+from manynet.data.images import augment
+from manynet.learning.learner import Learner
+from manynet.learning.strategy import Strategy
+from manynet.search.scoring import calibration_batches
+from manynet.space.evaluation import Inputs, calibrated, score
+from manynet.space.subnet import Subnet
+from manynet.trainers.finetune import FineTune
+from manynet.training.loop import HeldOut
 
 SCORED, CALIBRATED = 256, 2
 """Examples a forward pass of scoring; batches of as many that renew batch-norm statistics."""

@@ -21,11 +21,11 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 from rich.table import Table
 
-from manynet.evaluator import Evaluation, Provenance
-from manynet.ledger import Ledger
-from manynet.reference import load
-from manynet.search import run
-from manynet.settings import SearchSettings
+from manynet.config.settings import SearchSettings
+from manynet.records.ledger import Ledger
+from manynet.references import load
+from manynet.search.evaluator import Evaluation, Provenance
+from manynet.search.runs import run
 
 SECONDS = 1.0
 NODES = (1, 2, 4)

@@ -33,22 +33,23 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from manynet import data, pareto
-from manynet.conditions import parse_conditions, parse_objectives
-from manynet.evaluator import Evaluate, Evaluation, Provenance
-from manynet.ledger import Record
-from manynet.memory import keep_freed_memory
+from manynet import data
+from manynet.config.settings import SearchSettings, TrainSettings
+from manynet.learning.strategy import Strategy
+from manynet.records import pareto
+from manynet.records.conditions import parse_conditions, parse_objectives
+from manynet.records.ledger import Record
+from manynet.records.selection import winners
 from manynet.report.figures import layout
+from manynet.runtime.malloc import keep_freed_memory
 from manynet.samplers import loading
-from manynet.scoring import Scoring
-from manynet.searcher import ArchitectureSearcher
-from manynet.selection import winners
-from manynet.settings import SearchSettings, TrainSettings
-from manynet.strategy import Strategy
-from search_spaces.dmasking import tiny
-from trainers.differentiable import Differentiable
-from trainers.sandwich import Sandwich
-from trainers.single_path import SinglePath
+from manynet.search.evaluator import Evaluate, Evaluation, Provenance
+from manynet.search.scoring import Scoring
+from manynet.search.searcher import ArchitectureSearcher
+from manynet.search_spaces.dmasking import tiny
+from manynet.trainers.differentiable import Differentiable
+from manynet.trainers.sandwich import Sandwich
+from manynet.trainers.single_path import SinglePath
 
 OUTPUT = Path(__file__).parent / "output" / "four_searches.html"
 OBJECTIVES = parse_objectives(["accuracy:max", "macs:min"])

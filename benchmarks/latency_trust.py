@@ -34,9 +34,9 @@ from torch import nn
 import manynet as mn
 from manynet.data import digits
 from manynet.devices import DevicePool
-from manynet.evaluation import score
 from manynet.latency.predictor import LatencyPredictor
-from search_spaces import vit
+from manynet.search_spaces import vit
+from manynet.space.evaluation import score
 
 DEVICE = "host/torch"
 SPAN = 4.0

@@ -30,12 +30,12 @@ from ray import tune
 from rich.console import Console
 from rich.table import Table
 
-from manynet.evaluator import Evaluation, Provenance
-from manynet.ledger import Ledger
-from manynet.reference import load
-from manynet.search import run
-from manynet.settings import SearchSettings
-from manynet.tune_run import quiet
+from manynet.config.settings import SearchSettings
+from manynet.records.ledger import Ledger
+from manynet.references import load
+from manynet.search.evaluator import Evaluation, Provenance
+from manynet.search.runs import run
+from manynet.search.tune import quiet
 
 SECONDS = 0.001
 EVALUATORS = 2

@@ -22,16 +22,16 @@ from typing import Any
 import torch
 
 import manynet as mn
+from manynet.config.settings import TrainSettings
 from manynet.data import Batch
-from manynet.data.clicks.features import Categorical, Features
-from manynet.head_tuning import with_tuned_head
-from manynet.learner import Learner
-from manynet.memory import keep_freed_memory
-from manynet.settings import TrainSettings
-from manynet.strategy import Step, Strategy
-from search_spaces import nasrec
-from trainers.any_connection import AnyConnection
-from trainers.finetune import FineTune
+from manynet.data.features import Categorical, Features
+from manynet.learning.head_tuning import with_tuned_head
+from manynet.learning.learner import Learner
+from manynet.learning.strategy import Step, Strategy
+from manynet.runtime.malloc import keep_freed_memory
+from manynet.search_spaces import nasrec
+from manynet.trainers.any_connection import AnyConnection
+from manynet.trainers.finetune import FineTune
 
 ROWS, BATCH, PATHS, SCORED, BATCHES, ROUNDS = 10_000, 512, 20, 4, 50, 5
 RELEASED = {"step": 101.0, "score": 2050.0, "megabytes": 2900.0}

@@ -20,12 +20,12 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from manynet.fitting import fit_together
-from manynet.ledger import Ledger, Record
-from manynet.search import search
-from manynet.settings import SearchSettings
-from manynet.study_devices import opened
-from search_spaces.vit import tiny
+from manynet.config.settings import SearchSettings
+from manynet.records.ledger import Ledger, Record
+from manynet.search.runs import search
+from manynet.search_spaces.vit import tiny
+from manynet.space.fitting import fit_together
+from manynet.studies.devices import opened
 
 
 def main() -> None:

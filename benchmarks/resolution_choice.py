@@ -33,16 +33,17 @@ from rich.console import Console
 from rich.table import Table
 
 import manynet as mn
-from manynet.data import Batch, Data, Split, augment, load
-from manynet.evaluation import score
-from manynet.learner import Learner
-from manynet.scoring import calibration_batches
-from manynet.settings import TrainSettings
-from manynet.training_loop import HeldOut
-from search_spaces import dmasking
-from trainers.cost_terms import additive
-from trainers.differentiable import Differentiable
-from trainers.finetune import FineTune
+from manynet.config.settings import TrainSettings
+from manynet.data import Batch, Data, Split, load
+from manynet.data.images import augment
+from manynet.learning.learner import Learner
+from manynet.search.scoring import calibration_batches
+from manynet.search_spaces import dmasking
+from manynet.space.evaluation import score
+from manynet.trainers.cost_terms import additive
+from manynet.trainers.differentiable import Differentiable
+from manynet.trainers.finetune import FineTune
+from manynet.training.loop import HeldOut
 
 WAYS = {"weighted sum": "", "drawn": None}
 BAR, ERRORS, SEEDS, BATCH, HELD_OUT, MEMORY_STEPS = 4, 2, 5, 64, 0.2, 40

@@ -14,10 +14,10 @@ from statistics import mean, stdev
 
 import ray
 
-from manynet.fitting import fit_together
-from manynet.settings import TrainSettings
-from manynet.training import train_supernet
-from search_spaces import nasrec
+from manynet.config.settings import TrainSettings
+from manynet.search_spaces import nasrec
+from manynet.space.fitting import fit_together
+from manynet.training.runs import train_supernet
 
 SEEDS, STEPS = range(3), 600
 METRICS = ("largest/log_loss", "smallest/log_loss")

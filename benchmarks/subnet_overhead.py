@@ -22,11 +22,11 @@ from rich.table import Table
 from torch import nn
 
 import manynet as mn
+from manynet.config.settings import TrainSettings
 from manynet.data import Batch
-from manynet.learner import Learner
-from manynet.settings import TrainSettings
-from manynet.strategy import Step, Strategy
-from search_spaces.vit import deit_scaling
+from manynet.learning.learner import Learner
+from manynet.learning.strategy import Step, Strategy
+from manynet.search_spaces.vit import deit_scaling
 
 BARS = {"inference_median": 1.05, "training_median": 1.15, "training_smallest": 1.4}
 PIXELS, BATCH, SUBNETS = 224, 8, 10

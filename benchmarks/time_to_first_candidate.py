@@ -103,7 +103,7 @@ def moments(address: str, folder: Path, study: Path, job: str) -> dict[str, floa
     from ray.job_submission import JobSubmissionClient
     from ray.util.state import list_tasks
 
-    from manynet.ledger import Ledger
+    from manynet.records.ledger import Ledger
 
     began = time.time()
     submitting, client, driver = submit(folder, "search.yaml", job), JobSubmissionClient(address), None

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from manynet import data
-from manynet.ledger import Ledger, Record
-from manynet.reference import load
-from manynet.search import search
-from manynet.settings import SearchSettings
+from manynet.config.settings import SearchSettings
+from manynet.records.ledger import Ledger, Record
+from manynet.references import load
+from manynet.search.runs import search
 
 BAR = 1.7
 SHORTEST = 0.5

@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import distributed as dist
 
+from manynet.config.settings import TrainSettings
 from manynet.data import Batch
-from manynet.learner import Learner
-from manynet.settings import TrainSettings
-from manynet.space import SearchSpace
-from search_spaces.vit import deit_scaling
-from trainers.sandwich import Sandwich
+from manynet.learning.learner import Learner
+from manynet.search_spaces.vit import deit_scaling
+from manynet.space.search_space import SearchSpace
+from manynet.trainers.sandwich import Sandwich
 
 BAR, FLOOR = 1.6, 2.0
 IMAGES, PIXELS, CLASSES = 16, 160, 1000

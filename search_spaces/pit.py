@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import manynet as mn
 from manynet import elastic
-from search_spaces.vit import grid_of, initialise, square_image, versioned_attention
+from manynet.search_spaces.vit import grid_of, initialise, square_image, versioned_attention
 
 
 class Stage(NamedTuple):

@@ -14,9 +14,9 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from manynet import nodes
-from manynet.cluster import connect
 from manynet.errors import ManynetError
+from manynet.runtime import nodes
+from manynet.runtime.ray_session import connect
 
 SMALL = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
 

@@ -18,12 +18,13 @@ from ray import tune
 from ray.cluster_utils import Cluster
 from torch import Tensor
 
-from manynet import data, elastic, tasks
+from manynet import data, elastic
+from manynet.config.settings import SearchSettings
 from manynet.devices import DevicePool, running
-from manynet.ledger import Ledger
-from manynet.search import search
-from manynet.settings import SearchSettings
-from manynet.space import SearchSpace, Supernet
+from manynet.records.ledger import Ledger
+from manynet.search.runs import search
+from manynet.space import tasks
+from manynet.space.search_space import SearchSpace, Supernet
 
 EVALUATIONS = 24
 KILL_AFTER = 4

@@ -18,10 +18,10 @@ from manynet import elastic
 from manynet.elastic.angular_attention import EPSILON, AngularProducts
 from manynet.elastic.depthwise import TokenGrid, TokenTaps
 from manynet.elastic.recorder import Recorder
-from manynet.export import export
 from manynet.latency.operations import calls
 from manynet.latency.table_timing import alone
-from search_spaces import pit, vit
+from manynet.search_spaces import pit, vit
+from manynet.space.export import export
 
 SPACES = {"castling-tiny": vit.castling_tiny, "castling-32": vit.castling_32, "pit": pit.castling_tiny}
 

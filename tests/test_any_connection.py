@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import manynet as mn
+from manynet.config.settings import TrainSettings
 from manynet.data import Batch
-from manynet.data.clicks.features import Categorical, Features
-from manynet.learner import Learner
-from manynet.settings import TrainSettings
-from manynet.strategy import Step, load_strategy
-from search_spaces import nasrec, vit
-from trainers.any_connection import AnyConnection
+from manynet.data.features import Categorical, Features
+from manynet.learning.learner import Learner
+from manynet.learning.strategy import Step, load_strategy
+from manynet.search_spaces import nasrec, vit
+from manynet.trainers.any_connection import AnyConnection
 
 FEATURES = Features(("a", "b"), tuple(Categorical(f"c{n}", 30, values=1 + n % 2) for n in range(4)))
 space = nasrec.tiny.fitted(FEATURES)

@@ -8,8 +8,8 @@ from torch import nn
 
 import manynet as mn
 from manynet import elastic
-from search_spaces import pit, vit
-from search_spaces.vit import AttentionMaps
+from manynet.search_spaces import pit, vit
+from manynet.search_spaces.vit import AttentionMaps
 
 FAMILIES = {"vit": (vit.tiny, vit.castling_tiny, {1, 2}), "pit": (pit.tiny, pit.castling_tiny, {1, 3})}
 

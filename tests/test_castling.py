@@ -19,17 +19,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import manynet as mn
 from manynet import elastic
+from manynet.config.settings import TrainSettings
 from manynet.data import Batch, load
-from manynet.evaluation import fit
-from manynet.learner import Learner
-from manynet.settings import TrainSettings
-from manynet.strategy import Strategy, TrainingError, load_strategy
-from manynet.training import train_supernet
-from search_spaces import pit, vit
-from trainers.castling import Castling, CastlingFineTune, Closing, block_name
-from trainers.finetune import FineTune
-from trainers.sandwich import Sandwich
-from trainers.single_path import SinglePath
+from manynet.learning.learner import Learner
+from manynet.learning.strategy import Strategy, TrainingError, load_strategy
+from manynet.search_spaces import pit, vit
+from manynet.space.evaluation import fit
+from manynet.trainers.castling import Castling, CastlingFineTune, Closing, block_name
+from manynet.trainers.finetune import FineTune
+from manynet.trainers.sandwich import Sandwich
+from manynet.trainers.single_path import SinglePath
+from manynet.training.runs import train_supernet
 
 OPTIONS: dict[str, Any] = {
     "resolution": (8,),

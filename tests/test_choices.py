@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from manynet.ledger import Record
+from manynet.records.ledger import Record
 from manynet.report import ReportContent, ReportError, render
 from manynet.report.choice_tables import choice_tables
 from manynet.report.choices import NOT_THERE, OTHERS, containing, mixes, varied
-from search_spaces import vit
+from manynet.search_spaces import vit
 
 
 def record(number: int, architecture: Mapping[str, Any], **metrics: float) -> Record:
@@ -100,7 +100,7 @@ def test_the_report_has_a_row_for_each_block_and_escapes_names() -> None:
 
 
 def test_a_front_of_one_has_no_shares() -> None:
-    from manynet.conditions import parse_objectives
+    from manynet.records.conditions import parse_objectives
 
     content = ReportContent(
         "one", parse_objectives(["accuracy:max"]), "accuracy", [network(0, "softmax", accuracy=1)]

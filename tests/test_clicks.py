@@ -22,17 +22,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from manynet.baseline import fit_baseline
 from manynet.data import Batch, Categorical, Data, DataError, Features, Split, load
-from manynet.data import flights as flights_module
+from manynet.data.clicks import flights as flights_module
 from manynet.data.clicks import streamed
-from manynet.data.clicks.convert import convert
-from manynet.data.clicks.memory import Clicks, ClickSplit, clicks_in_memory
+from manynet.data.clicks.in_memory import Clicks, ClickSplit, clicks_in_memory
+from manynet.data.clicks.raw.convert import convert
 from manynet.data.clicks.schema import Schema, write_schema
 from manynet.data.clicks.streamed import StreamedClicks
 from manynet.data.prefetch import prefetched
 from manynet.data.splitting import Parts
-from manynet.tasks import ClickThrough
+from manynet.space.tasks import ClickThrough
+from manynet.studies.baseline import fit_baseline
 
 FEATURES = Features(
     ("price", "age"), (Categorical("shop", 50), Categorical("seen", 9, 3), Categorical("day", 7))
@@ -512,7 +512,7 @@ def test_the_baseline_reads_dense_features_and_ids() -> None:
 def test_large_data_has_no_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = Parts(np.arange(60), np.arange(60, 80), np.arange(80, 100))
     data = clicks_in_memory("x", FEATURES, examples(100), parts, {})
-    monkeypatch.setattr("manynet.baseline.LARGEST", {Features: 60 * 7 - 1})
+    monkeypatch.setattr("manynet.studies.baseline.LARGEST", {Features: 60 * 7 - 1})
     assert fit_baseline(data, ClickThrough()) is None
-    monkeypatch.setattr("manynet.baseline.LARGEST", {Features: 60 * 7})
+    monkeypatch.setattr("manynet.studies.baseline.LARGEST", {Features: 60 * 7})
     assert fit_baseline(data, ClickThrough()) is not None

@@ -25,7 +25,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from manynet.devices.name import DeviceName
 from manynet.devices.placement import PREFIX
-from manynet.watching import metrics
+from manynet.telemetry import metrics
 
 # isort: split
 import psutil  # Ray brings it, and it is found once Ray is imported

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manynet.conditions import (
+from manynet.errors import ManynetError
+from manynet.records.conditions import (
     OPERATORS,
     Condition,
     ConditionError,
@@ -17,7 +18,6 @@ from manynet.conditions import (
     parse_objective,
     parse_objectives,
 )
-from manynet.errors import ManynetError
 
 COLUMN = "latency@host/torch?batch=8&threads=2"
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)

@@ -21,15 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manynet.data.base import DataError
-from manynet.data.clicks import avazu, criteo, kdd, output
-from manynet.data.clicks import convert as driver
-from manynet.data.clicks.convert import convert
-from manynet.data.clicks.delimited import TextPiece
-from manynet.data.clicks.hashing import hash_texts, text_ids
-from manynet.data.clicks.inputs import RawFile
-from manynet.data.clicks.layout import Columns, Dialect
+from manynet.data.clicks.raw import avazu, criteo, kdd, output
+from manynet.data.clicks.raw import convert as driver
+from manynet.data.clicks.raw.convert import convert
+from manynet.data.clicks.raw.delimited import TextPiece
+from manynet.data.clicks.raw.layout import Columns, Dialect
+from manynet.data.clicks.raw.stratify import Stratifier
 from manynet.data.clicks.schema import read_schema
-from manynet.data.clicks.stratify import Stratifier
+from manynet.data.hashing import hash_texts, text_ids
+from manynet.data.raw_files import RawFile
 
 SPLITS = ("train", "validation", "test")
 TEXT = "label\tprice\tcolour\n"

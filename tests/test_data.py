@@ -19,7 +19,8 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from manynet import data as data_module
-from manynet.data import Batch, Data, DataError, Images, Split, augment, digits, load
+from manynet.data import Batch, Data, DataError, Images, Split, digits, load
+from manynet.data.images import augment
 
 RNG = np.random.default_rng(0)
 

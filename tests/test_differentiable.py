@@ -11,16 +11,16 @@ import pytest
 import torch
 
 import manynet as mn
+from manynet.config.settings import TrainSettings
 from manynet.data import Batch, load
 from manynet.latency.operations import LatencyTableError, calls
 from manynet.latency.table import LatencyTable
-from manynet.learner import Learner
-from manynet.settings import TrainSettings
-from manynet.strategy import TrainingError, load_strategy
-from manynet.training_loop import HeldOut
-from search_spaces import dmasking, vit
-from trainers import cost_terms
-from trainers.differentiable import Differentiable
+from manynet.learning.learner import Learner
+from manynet.learning.strategy import TrainingError, load_strategy
+from manynet.search_spaces import dmasking, vit
+from manynet.trainers import cost_terms
+from manynet.trainers.differentiable import Differentiable
+from manynet.training.loop import HeldOut
 
 SPACE = dmasking.space(
     "mini",

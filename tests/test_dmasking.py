@@ -13,20 +13,20 @@ from torch.nn import functional as F
 
 import manynet as mn
 from manynet import elastic, samplers
-from manynet.conditions import parse_objectives
+from manynet.config.settings import TrainSettings
 from manynet.data import load
 from manynet.elastic.count import Expectation
 from manynet.elastic.layer import ChoiceError
 from manynet.elastic.resolution import scattered, subsampled
-from manynet.evaluator import Provenance
-from manynet.learner import Learner
+from manynet.learning.learner import Learner
+from manynet.learning.strategy import Strategy
+from manynet.records.conditions import parse_objectives
 from manynet.samplers import loading
-from manynet.searcher import ArchitectureSearcher
-from manynet.settings import TrainSettings
-from manynet.strategy import Strategy
-from search_spaces import dmasking
-from trainers.sandwich import Sandwich
-from trainers.single_path import SinglePath
+from manynet.search.evaluator import Provenance
+from manynet.search.searcher import ArchitectureSearcher
+from manynet.search_spaces import dmasking
+from manynet.trainers.sandwich import Sandwich
+from manynet.trainers.single_path import SinglePath
 
 
 def test_the_published_space_has_as_many_channel_choices_as_published() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from ray import tune
 
-from manynet.domains import ArchitectureError, declared
 from manynet.latency.encoding import Encoding
+from manynet.space.domains import ArchitectureError, declared
 
 DOMAINS = {
     "depth": tune.choice([2, 4, 8]),

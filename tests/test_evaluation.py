@@ -8,8 +8,8 @@ from ray import tune
 
 import manynet as mn
 from manynet import data
-from manynet.evaluation import InputError, fit, recalibrated, score
-from search_spaces import vit
+from manynet.search_spaces import vit
+from manynet.space.evaluation import InputError, fit, recalibrated, score
 
 
 class Net(mn.Supernet):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from manynet.config.experiment import Experiment, parse_experiment, read_experiment
+from manynet.config.ranking import read_rank_settings
 from manynet.errors import ManynetError
-from manynet.experiment import Experiment, parse_experiment, read_experiment
-from manynet.ranking_settings import read_rank_settings
 
 ROOT = Path(__file__).parent.parent
 TEXT = """

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import manynet as mn
-from manynet import checkpoint
 from manynet.errors import ManynetError
 from manynet.storage import StorageError, write_bytes
+from manynet.training import checkpoints as checkpoint
 
 FAST: dict[str, Any] = {"batch_size": 16, "augment": "none", "learning_rate": 3e-3}
 TRAIN = {**FAST, "strategy": "trainers.single_path:SinglePath", "steps": 6, "evaluate_every": 3}

@@ -8,14 +8,14 @@ import pytest
 import ray
 import torch
 
+from manynet.config.settings import TrainSettings
 from manynet.elastic import ChoiceError, EmbeddingTables, Table
-from manynet.fitting import fit_together
-from manynet.fused_tables import fused
-from manynet.optimizers import ADAGRAD_EPS
-from manynet.settings import TrainSettings
-from manynet.strategy import TrainingError
-from manynet.training import train_supernet
-from search_spaces import nasrec
+from manynet.learning.fused_tables import fused
+from manynet.learning.optimizers import ADAGRAD_EPS
+from manynet.learning.strategy import TrainingError
+from manynet.search_spaces import nasrec
+from manynet.space.fitting import fit_together
+from manynet.training.runs import train_supernet
 
 TABLES = [Table("user.id", 40), Table("user", 7), Table("tags", 30, values=3)]
 

@@ -8,10 +8,10 @@ import torch
 
 import manynet as mn
 from manynet.data import Batch
-from manynet.data.clicks.features import Categorical, Features
-from manynet.head_tuning import with_tuned_head
-from manynet.optimizers import ADAGRAD_EPS
-from search_spaces import nasrec
+from manynet.data.features import Categorical, Features
+from manynet.learning.head_tuning import with_tuned_head
+from manynet.learning.optimizers import ADAGRAD_EPS
+from manynet.search_spaces import nasrec
 
 FEATURES = Features(("a", "b"), tuple(Categorical(f"c{n}", 30) for n in range(4)))
 space = nasrec.tiny.fitted(FEATURES)

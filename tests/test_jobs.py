@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from manynet.experiment import read_experiment
-from manynet.study import Study
+from manynet.config.experiment import read_experiment
+from manynet.studies.study import Study
 
 ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "clusters" / "jobs"

@@ -8,13 +8,13 @@ import torch
 from ray import tune
 
 import manynet as mn
+from manynet.config.settings import SearchSettings
 from manynet.devices import DeviceError, DeviceName
 from manynet.errors import ManynetError
 from manynet.latency import sources
 from manynet.latency.forecaster import FIRST
 from manynet.latency.table import LatencyTable
-from manynet.settings import SearchSettings
-from manynet.study_devices import told
+from manynet.studies.devices import told
 
 PREDICTED, LOOKED_UP = "host/torch?source=predicted", "board/torch?source=table"
 

@@ -8,8 +8,8 @@ import pytest
 from ray import tune
 from scipy.stats import kendalltau
 
-from manynet.domains import ArchitectureError, declared
 from manynet.latency.predictor import LatencyPredictor, PredictorError
+from manynet.space.domains import ArchitectureError, declared
 
 LAYERS, OPERATORS = 12, ("k3_e1", "k3_e6", "k5_e6", "skip")
 CHAIN = {f"layer{i}.operator": tune.choice(list(OPERATORS)) for i in range(LAYERS)}

@@ -21,7 +21,7 @@ from manynet.elastic.recorder import Recorder
 from manynet.latency.operations import LatencyTableError, Operation, calls, every_operation
 from manynet.latency.table import LatencyTable
 from manynet.latency.table_timing import alone, here, measure_table
-from search_spaces import dmasking, nasrec, pit, vit
+from manynet.search_spaces import dmasking, nasrec, pit, vit
 
 SPACE = dmasking.space(
     "mini",

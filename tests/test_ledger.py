@@ -16,12 +16,12 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
-from manynet.ledger import SCHEMA, Ledger, LedgerError, Record, TornFileWarning, record_key
+from manynet.records.ledger import SCHEMA, Ledger, LedgerError, Record, TornFileWarning, record_key
 from manynet.storage import StorageError, exists, join, locate, read_bytes, write_bytes
 
 MAKE = """
 import sys
-from manynet.ledger import Ledger, Record, record_key
+from manynet.records.ledger import Ledger, Record, record_key
 from manynet.storage import StorageError, exists, join, locate, read_bytes, write_bytes
 
 def make(number):

@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import manynet as mn
-from manynet.data.clicks.features import Categorical, Features
-from manynet.export import export
-from search_spaces import nasrec
-from search_spaces.nasrec.operators import DenseToSparse
+from manynet.data.features import Categorical, Features
+from manynet.search_spaces import nasrec
+from manynet.search_spaces.nasrec.operators import DenseToSparse
+from manynet.space.export import export
 
 FEATURES = Features(
     dense=("a", "b", "c"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from manynet.cluster import ClusterError, join
+from manynet.runtime.ray_session import ClusterError, join
 
 NODE = r"node \S+/[0-9a-f]{8}"
 HERE = re.escape(metadata.version("optuna"))

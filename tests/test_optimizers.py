@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from manynet import elastic
-from manynet.gradients import Gradients
-from manynet.optimizers import ADAGRAD_EPS, Adagrad
+from manynet.learning.gradients import Gradients
+from manynet.learning.optimizers import ADAGRAD_EPS, Adagrad
 
 
 class Net(nn.Module):

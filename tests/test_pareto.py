@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna._hypervolume import compute_hypervolume
 
-from manynet.pareto import ParetoError, front, hypervolume, hypervolume_curve
+from manynet.records.pareto import ParetoError, front, hypervolume, hypervolume_curve
 
 POINTS = st.integers(1, 4).flatmap(
     lambda width: st.tuples(

@@ -12,15 +12,15 @@ from torch import nn
 from torch.nn import functional as F
 
 import manynet as mn
+from manynet.config.settings import TrainSettings
 from manynet.data import load
-from manynet.evaluation import fit
-from manynet.export import export
-from manynet.learner import Learner
-from manynet.settings import TrainSettings
-from manynet.strategy import Strategy
-from search_spaces import pit
-from trainers.sandwich import Sandwich
-from trainers.single_path import SinglePath
+from manynet.learning.learner import Learner
+from manynet.learning.strategy import Strategy
+from manynet.search_spaces import pit
+from manynet.space.evaluation import fit
+from manynet.space.export import export
+from manynet.trainers.sandwich import Sandwich
+from manynet.trainers.single_path import SinglePath
 
 
 # The authors say 4.9, 10.6 and 23.5 million parameters, 0.7, 1.4 and 2.9 billion multiply-adds. PiT-Ti's 4.847

@@ -19,9 +19,9 @@ import manynet as mn
 from manynet.cli import app
 from manynet.data.base import DataError
 from manynet.devices import DeviceName, Measurement
+from manynet.latency.published import Imported, PublishedError, import_published
 from manynet.latency.table import LatencyTable
-from manynet.ledger import Ledger, Record
-from manynet.published import Imported, PublishedError, import_published
+from manynet.records.ledger import Ledger, Record
 
 # --- made-up sets in the published formats, with known truth
 

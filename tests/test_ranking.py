@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from manynet.ranking import (
+from manynet.records.rank_correlation import (
     RankingError,
     RankingQuality,
     _resampled_tau,

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import manynet as mn
-from manynet.evaluation import score
-from manynet.ranking import Correlation, RankingQuality, kendall
-from manynet.ranking_settings import read_rank_settings
-from manynet.ranking_study import RankingStudy, Row, anchors, order, verdict
-from manynet.training import load_weights
-from search_spaces import nasrec, vit
+from manynet.config.ranking import read_rank_settings
+from manynet.records.rank_correlation import Correlation, RankingQuality, kendall
+from manynet.search_spaces import nasrec, vit
+from manynet.space.evaluation import score
+from manynet.studies.ranking import RankingStudy, Row, anchors, order, verdict
+from manynet.training.runs import load_weights
 
 TEXT = """
 study: {folder}
@@ -134,7 +134,7 @@ def test_a_comparison_runs_and_started_again_does_nothing(
     assert rows[0].shared[1] == pytest.approx(own["accuracy"])
     content = json.loads((tmp_path / "study" / "ranking.json").read_text())
     assert [entry["shared"] for entry in content] == [list(row.shared) for row in rows]
-    monkeypatch.setattr("manynet.training._run", lambda work: pytest.fail("trained again"))
+    monkeypatch.setattr("manynet.training.runs._run", lambda work: pytest.fail("trained again"))
     assert RankingStudy(settings).run() == rows
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from manynet import reference
-from manynet.reference import UnknownNameError
-from search_spaces import vit
+from manynet import references as reference
+from manynet.references import UnknownNameError
+from manynet.search_spaces import vit
 
 SCRIPT = """
 import sys

@@ -12,10 +12,10 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from manynet.columns import show
-from manynet.conditions import parse_conditions, parse_objectives
-from manynet.ledger import Kind, Record
-from manynet.ranking import kendall
+from manynet.records.conditions import parse_conditions, parse_objectives
+from manynet.records.formatting import show
+from manynet.records.ledger import Kind, Record
+from manynet.records.rank_correlation import kendall
 from manynet.report import ReportContent, ReportError, figures, render, write_report
 from manynet.report.parallel import parallel
 from manynet.storage import StorageError

@@ -17,15 +17,16 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from typer.testing import CliRunner
 
 import manynet as mn
-from manynet import checkpoint, reference
+from manynet import references as reference
 from manynet.cli import app
+from manynet.config.settings import SearchSettings
 from manynet.errors import ManynetError
-from manynet.evaluator import Evaluation, Provenance
-from manynet.events import Events
-from manynet.ledger import Ledger, Record
-from manynet.search import run
-from manynet.settings import SearchSettings
+from manynet.records.ledger import Ledger, Record
+from manynet.search.evaluator import Evaluation, Provenance
+from manynet.search.runs import run
 from manynet.storage import StorageError, exists, join, local_copy, locate, read_json
+from manynet.telemetry.tensorboard import Events
+from manynet.training import checkpoints as checkpoint
 
 FAST: dict[str, Any] = {"batch_size": 16, "augment": "none", "learning_rate": 3e-3}
 STEPS, EVALUATIONS = 60, 40
@@ -159,7 +160,7 @@ def test_commands_take_the_address(killed: Killed, command: str) -> None:
 
 
 def test_events_of_a_long_run_are_several_files(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manynet.events._PART", 100)
+    monkeypatch.setattr("manynet.telemetry.tensorboard._PART", 100)
     folder = f"s3://studies/events{s3.options}"
     events = Events(folder)
     for step in range(3):

@@ -11,11 +11,11 @@ from optuna.trial import TrialState
 from ray import tune
 
 from manynet import samplers
-from manynet.conditions import Objective
-from manynet.distributions import complete, distributions
-from manynet.domains import admitted
+from manynet.records.conditions import Objective
 from manynet.samplers.loading import SamplerError, load
 from manynet.samplers.regularised import LIVE, RegularisedEvolution
+from manynet.search.distributions import complete, distributions
+from manynet.space.domains import admitted
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

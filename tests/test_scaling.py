@@ -15,13 +15,13 @@ from ray import tune
 from typer.testing import CliRunner
 
 import manynet as mn
-from manynet import scaling_study
 from manynet.cli import app
-from manynet.ledger import Record
-from manynet.scaling import Family, ScalingError, factors, nearest
-from manynet.scaling_study import Comparison, Contender, ScalingStudy
-from manynet.settings import TrainSettings
-from search_spaces import pit, vit
+from manynet.config.settings import TrainSettings
+from manynet.records.ledger import Record
+from manynet.search_spaces import pit, vit
+from manynet.studies import scaling as scaling_study
+from manynet.studies.scaling import Comparison, Contender, ScalingStudy
+from manynet.studies.scaling_factors import Family, ScalingError, factors, nearest
 
 VIT = Family(vit.tiny, vit.scales, vit.tiny_default)
 PIT = Family(pit.tiny, pit.scales, pit.tiny_default)
@@ -335,7 +335,7 @@ def test_a_comparison_is_stopped_and_goes_on_without_training_again(
         with pytest.raises(KeyboardInterrupt):
             ScalingStudy(study, VIT, PIT, recipe=recipe, seeds=2).run()
     assert len([r for r in study.ledger.read() if r.kind == "anchor"]) == 1
-    monkeypatch.setattr("manynet.training._run", lambda work: pytest.fail("trained again"))
+    monkeypatch.setattr("manynet.training.runs._run", lambda work: pytest.fail("trained again"))
     made = ScalingStudy(study, VIT, PIT, recipe=recipe, seeds=2).run()
     assert ScalingStudy(study, VIT, PIT, recipe=recipe, seeds=2).run() == made
     records = {r.key: r for r in study.ledger.read()}

@@ -19,21 +19,22 @@ import torch
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
-from manynet import data, elastic, tasks
-from manynet.conditions import parse_conditions, parse_objectives
+from manynet import data, elastic
+from manynet.config.settings import SearchSettings
 from manynet.devices import DeviceLostError
-from manynet.distributions import DomainError, complete, distributions
-from manynet.evaluation import score
-from manynet.evaluator import Evaluation, Prepare, Provenance
-from manynet.ledger import Ledger, Record
-from manynet.progress import Progress
+from manynet.records.conditions import parse_conditions, parse_objectives
+from manynet.records.ledger import Ledger, Record
 from manynet.samplers import loading
-from manynet.scoring import calibration_batches
-from manynet.search import SearchError, check_reachable, protocol, run, search
-from manynet.searcher import ArchitectureSearcher
-from manynet.settings import SearchSettings
-from manynet.space import SearchSpace, Supernet
-from manynet.subnet import extract
+from manynet.search.distributions import DomainError, complete, distributions
+from manynet.search.evaluator import Evaluation, Prepare, Provenance
+from manynet.search.progress import Progress
+from manynet.search.runs import SearchError, check_reachable, protocol, run, search
+from manynet.search.scoring import calibration_batches
+from manynet.search.searcher import ArchitectureSearcher
+from manynet.space import tasks
+from manynet.space.evaluation import score
+from manynet.space.search_space import SearchSpace, Supernet
+from manynet.space.subnet import extract
 
 PROVENANCE = Provenance("space", "weights", "data", "protocol")
 
@@ -430,7 +431,7 @@ def test_a_search_outlives_failures_and_ends_with_the_space(
 def test_a_long_search_is_several_tune_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("manynet.search.CANDIDATES_A_RUN", 7)
+    monkeypatch.setattr("manynet.search.runs.CANDIDATES_A_RUN", 7)
     caplog.set_level(logging.INFO, logger="manynet")
     ledger = Ledger(tmp_path / "ledger")
     records = run(toy_space(), settings(evaluations=16), ledger, noted(tmp_path), PROVENANCE, tmp_path)
@@ -446,7 +447,7 @@ def test_a_long_search_is_several_tune_runs(
 def test_a_search_without_evaluators_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("manynet.progress.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("manynet.search.progress.PATIENCE_SECONDS", 0.0)
     one = searcher(toy_space())
     progress = Progress(one, parse_objectives(["accuracy:max"]), [], ["width"])
     for iteration in range(3):

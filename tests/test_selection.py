@@ -1,8 +1,8 @@
 """Which evaluated subnets become finalists and anchors."""
 
-from manynet.conditions import parse_conditions, parse_objectives
-from manynet.ledger import Record
-from manynet.selection import anchors, winners
+from manynet.records.conditions import parse_conditions, parse_objectives
+from manynet.records.ledger import Record
+from manynet.records.selection import anchors, winners
 
 OBJECTIVES = parse_objectives(["accuracy:max", "macs:min"])
 

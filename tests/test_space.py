@@ -12,7 +12,7 @@ from ray import tune
 from torch import nn
 
 import manynet as mn
-from manynet.domains import ArchitectureError, SpaceError
+from manynet.space.domains import ArchitectureError, SpaceError
 
 
 class Net(mn.Supernet):

@@ -17,14 +17,14 @@ from ray import tune
 from typer.testing import CliRunner
 
 import manynet as mn
-from manynet import reference
+from manynet import references as reference
 from manynet.cli import app
-from manynet.columns import show
+from manynet.cli.watching.study_folder import read_study
+from manynet.config.experiment import parse_experiment, read_experiment
 from manynet.errors import ManynetError
-from manynet.experiment import parse_experiment, read_experiment
-from manynet.ledger import Ledger
-from manynet.study import StudyError
-from manynet.watching.reading import read_study
+from manynet.records.formatting import show
+from manynet.records.ledger import Ledger
+from manynet.studies.study import StudyError
 
 ROOT = Path(__file__).parent.parent
 FAST: dict[str, Any] = {"batch_size": 32, "augment": "none", "learning_rate": 3e-3}
@@ -102,9 +102,9 @@ def test_the_ledger_says_what_was_evaluated(study: mn.Study) -> None:
 
 
 def test_scores_in_the_ledger_are_those_of_the_trained_supernet(study: mn.Study) -> None:
-    from manynet.evaluation import score
-    from manynet.scoring import calibration_batches
-    from manynet.settings import SearchSettings
+    from manynet.config.settings import SearchSettings
+    from manynet.search.scoring import calibration_batches
+    from manynet.space.evaluation import score
 
     settings = SearchSettings()
     batches = calibration_batches(study.data, settings.calibration_batches, settings.batch_size)
@@ -117,7 +117,7 @@ def test_scores_in_the_ledger_are_those_of_the_trained_supernet(study: mn.Study)
 
 
 def test_a_finalist_loads_and_scores_what_its_record_says(study: mn.Study) -> None:
-    from manynet.evaluation import score
+    from manynet.space.evaluation import score
 
     record = study.winners()[0]
     subnet = mn.Subnet.load(Path(study.folder) / record.details["folder"])
@@ -344,7 +344,7 @@ def test_every_presets_domains_run_in_a_stock_tuner(ray_cluster: None, tmp_path:
 def _macs_of(preset: str) -> Any:
     def evaluate(config: dict[str, Any]) -> dict[str, float]:
         import manynet as mn
-        from manynet import reference
+        from manynet import references as reference
 
         space = reference.load(f"search_spaces.{preset}")
         return {"macs": mn.cost(space, space.canonical(config)).macs}
@@ -369,7 +369,7 @@ def _trained_only(study: mn.Study, folder: Path) -> Path:
     ("changes", "message"),
     [
         (["space=search_spaces.vit:huge"], "names nothing"),
-        (["space=manynet.study:Study"], "must name a SearchSpace, but names"),
+        (["space=manynet.studies.study:Study"], "must name a SearchSpace, but names"),
         (["data=cifar"], "data must be one of"),
         (["search.sampler=nope"], "sampler must be one of"),
         (["search.constraints=[parameters <= 3]"], "parameters must be within"),

@@ -15,10 +15,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import manynet as mn
-from manynet.data.clicks.features import Categorical, Features
-from manynet.export import export
-from manynet.subnet import ExportError
-from search_spaces import dmasking, nasrec, pit, vit
+from manynet.data.features import Categorical, Features
+from manynet.search_spaces import dmasking, nasrec, pit, vit
+from manynet.space.export import export
+from manynet.space.subnet import ExportError
 
 PRESETS = {"tiny": 12, "autoformer_t": 1, "autoformer_s": 1, "autoformer_b": 1, "deit_scaling": 4}
 

@@ -16,13 +16,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import manynet as mn
-from manynet import checkpoint
+from manynet.config.experiment import parse_experiment, variants
+from manynet.config.settings import FinalistsSettings
 from manynet.errors import ManynetError
-from manynet.experiment import parse_experiment, variants
-from manynet.handover import Handover
-from manynet.settings import FinalistsSettings
-from manynet.sweep import Sweep
-from search_spaces import dmasking
+from manynet.search_spaces import dmasking
+from manynet.studies.finalists import Handover
+from manynet.studies.sweep import Sweep
+from manynet.training import checkpoints as checkpoint
 
 ROOT = Path(__file__).parent.parent
 space = dmasking.space(

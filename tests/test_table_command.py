@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from manynet import reference
+from manynet import references as reference
 from manynet.latency.table import LatencyTable
-from manynet.space import SearchSpace
+from manynet.space.search_space import SearchSpace
 
 SPACE = """
 from ray import tune

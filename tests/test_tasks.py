@@ -15,12 +15,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import manynet as mn
-from manynet.conditions import ConditionError, parse_conditions
+from manynet.config.settings import SearchSettings
 from manynet.data import Categorical, DataError, Features, Images
 from manynet.errors import ManynetError
-from manynet.search import SearchError, check_reachable, wanted
-from manynet.settings import SearchSettings
-from manynet.tasks import Classification, ClickThrough, Task
+from manynet.records.conditions import ConditionError, parse_conditions
+from manynet.search.runs import SearchError, check_reachable, wanted
+from manynet.space.tasks import Classification, ClickThrough, Task
 
 CLICKS = ClickThrough()
 IMAGES = Images(classes=10, channels=1, mean=(0.5,), std=(0.5,))

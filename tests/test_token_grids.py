@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import manynet as mn
-from search_spaces import pit, vit
-from search_spaces.vit import TokenGrids
+from manynet.search_spaces import pit, vit
+from manynet.search_spaces.vit import TokenGrids
 
 VIT = vit.tiny.canonical(vit.tiny.largest | {"resolution": 16, "patch_size": 4, "width": 48, "depth": 3})
 PIT = pit.tiny.canonical(

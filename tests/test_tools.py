@@ -15,7 +15,8 @@ import torch
 from ray import tune
 from torch import Tensor, nn
 
-from manynet import data, elastic, tasks
+from manynet import data, elastic
+from manynet.config.settings import SearchSettings
 from manynet.devices import DeviceError, DeviceName, DevicePool, Lease, MeasurementError
 from manynet.devices.actor import DeviceActor
 from manynet.devices.timing import Timing
@@ -24,10 +25,10 @@ from manynet.devices.tools._base import Tool, repeated
 from manynet.devices.tools.boards import VARIABLE, boards
 from manynet.devices.tools.onnx_export import exported
 from manynet.devices.tools.program import printed_milliseconds
-from manynet.ledger import Ledger
-from manynet.search import search
-from manynet.settings import SearchSettings
-from manynet.space import SearchSpace, Supernet
+from manynet.records.ledger import Ledger
+from manynet.search.runs import search
+from manynet.space import tasks
+from manynet.space.search_space import SearchSpace, Supernet
 
 EXAMPLE = (torch.rand(1, 16),)
 
@@ -193,7 +194,7 @@ def test_compiled_network_is_measured_with_its_settings(tmp_path: Path) -> None:
 
 def test_compiled_subnet_gives_the_subnets_outputs(tmp_path: Path) -> None:
     from manynet.devices.tools.torch_compile import TorchCompile, compiled
-    from manynet.subnet import extract
+    from manynet.space.subnet import extract
 
     if reason := TorchCompile().missing(DeviceName.parse("host/torch.compile")):
         pytest.skip(reason)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from ray import tune
 
-from manynet import trackers
-from manynet.experiment import parse_experiment
-from manynet.study import Study, StudyError
-from manynet.trackers import TrackerError
+from manynet.config.experiment import parse_experiment
+from manynet.search import trackers
+from manynet.search.trackers import TrackerError
+from manynet.studies.study import Study, StudyError
 
 LATENCY = "latency@host/torch?batch=8"
 FAILURE = "ValueError: too deep"

@@ -12,16 +12,16 @@ from torch.nn import functional as F
 
 import manynet as mn
 from manynet import data
+from manynet.config.settings import TrainSettings
 from manynet.data import Batch
-from manynet.evaluation import fit
-from manynet.gradients import Gradients, average
-from manynet.learner import Learner, autocast, learning_rate, update_average
-from manynet.settings import TrainSettings
-from manynet.strategy import Step, TrainingError, load_strategy
-from manynet.subnet import extract
-from trainers.finetune import FineTune
-from trainers.sandwich import Sandwich
-from trainers.single_path import SinglePath
+from manynet.learning.gradients import Gradients, average
+from manynet.learning.learner import Learner, autocast, learning_rate, update_average
+from manynet.learning.strategy import Step, TrainingError, load_strategy
+from manynet.space.evaluation import fit
+from manynet.space.subnet import extract
+from manynet.trainers.finetune import FineTune
+from manynet.trainers.sandwich import Sandwich
+from manynet.trainers.single_path import SinglePath
 
 
 class Net(mn.Supernet):
@@ -246,7 +246,7 @@ def test_only_matrices_and_kernels_decay(space):
 
 
 def test_position_embeddings_do_not_decay():
-    from search_spaces.vit import tiny
+    from manynet.search_spaces.vit import tiny
 
     learner = Learner(tiny.build(), tiny, SinglePath(), settings())
     others = {id(p) for p in learner.optimizer.param_groups[1]["params"]}
@@ -285,8 +285,8 @@ def test_bf16_on_a_cpu_only_when_asked(space, digits):
             {},
             "trains a supernet, but 'trainers.finetune:FineTune' trains a subnet",
         ),
-        ("manynet.strategy:Strategy", {}, "must be a concrete subclass"),
-        ("manynet.settings:TrainSettings", {}, "must be a concrete subclass"),
+        ("manynet.learning.strategy:Strategy", {}, "must be a concrete subclass"),
+        ("manynet.config.settings:TrainSettings", {}, "must be a concrete subclass"),
         ("trainers.sandwitch:Sandwich", {}, "names no module: there is no trainers.sandwitch"),
     ],
 )

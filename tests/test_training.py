@@ -15,13 +15,14 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from manynet import checkpoint, data
-from manynet.evaluation import score
-from manynet.settings import TrainSettings
-from manynet.strategy import TrainingError
-from manynet.training import SubnetJob, load_subnet, load_weights, train_subnets, train_supernet
-from manynet.training_bar import status
-from search_spaces.vit import tiny
+from manynet import data
+from manynet.config.settings import TrainSettings
+from manynet.learning.strategy import TrainingError
+from manynet.search_spaces.vit import tiny
+from manynet.space.evaluation import score
+from manynet.training import checkpoints as checkpoint
+from manynet.training.progress import status
+from manynet.training.runs import SubnetJob, load_subnet, load_weights, train_subnets, train_supernet
 
 STEPS = 60
 SETTINGS = {
@@ -92,9 +93,9 @@ import sys
 import ray
 from manynet import data
 from manynet.errors import ManynetError
-from manynet.settings import TrainSettings
-from manynet.training import train_supernet
-from search_spaces.vit import tiny
+from manynet.config.settings import TrainSettings
+from manynet.training.runs import train_supernet
+from manynet.search_spaces.vit import tiny
 
 if __name__ == "__main__":
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
@@ -179,9 +180,9 @@ def test_gradients_of_two_workers_are_those_of_one(ray_cluster, tmp_path):
     def gradients(rank: int, world: int, meeting: str) -> np.ndarray:
         import torch.distributed as dist
 
-        from manynet.gradients import Gradients
-        from manynet.learner import Learner
-        from trainers.sandwich import Sandwich
+        from manynet.learning.gradients import Gradients
+        from manynet.learning.learner import Learner
+        from manynet.trainers.sandwich import Sandwich
 
         torch.set_num_threads(1)
         if world > 1:

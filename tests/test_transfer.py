@@ -17,13 +17,19 @@ import manynet as mn
 from manynet.cli import app
 from manynet.devices import DeviceError, Measurement, MeasurementError
 from manynet.errors import ManynetError
-from manynet.ledger import Ledger, Record
-from manynet.ranking import RankingQuality
-from manynet.report.transfer_page import transfer_page
-from manynet.transfer.comparison import Loss, TransferError, compare, loss_at_equal_latency, pareto_front
-from manynet.transfer.measuring import chosen, measure_missing, with_measurements
-from manynet.transfer.reading import reading, verdict
-from manynet.transfer.runs import comparable, transfer_published, transfer_search
+from manynet.records.ledger import Ledger, Record
+from manynet.records.rank_correlation import RankingQuality
+from manynet.studies.transfer.comparison import (
+    Loss,
+    TransferError,
+    compare,
+    loss_at_equal_latency,
+    pareto_front,
+)
+from manynet.studies.transfer.measuring import chosen, measure_missing, with_measurements
+from manynet.studies.transfer.page import transfer_page
+from manynet.studies.transfer.runs import comparable, transfer_published, transfer_search
+from manynet.studies.transfer.verdict import reading, verdict
 
 A, B, C = "host/torch", "host/onnxruntime", "host/openvino"
 NAMES = {"a": A, "b": B, "c": C}

@@ -21,14 +21,19 @@ import ray
 from rich.cells import cell_len
 from rich.console import Console
 
-from manynet import study, study_devices, training_log, training_loop
+from manynet.cli.watching import study_folder as reading
+from manynet.cli.watching.plots import Axis, scatter, sparkline
+from manynet.cli.watching.sources import source
+from manynet.cli.watching.study_folder import Seen, read_study
+from manynet.cli.watching.view import line, page
 from manynet.errors import ManynetError
-from manynet.watching import reading, status, winners
-from manynet.watching.plots import Axis, scatter, sparkline
-from manynet.watching.reading import Seen, read_study
-from manynet.watching.sources import source
-from manynet.watching.status import Member, SearchStatus
-from manynet.watching.view import line, page
+from manynet.studies import devices as study_devices
+from manynet.studies import study
+from manynet.telemetry import finalists_file as winners
+from manynet.telemetry import search_status as status
+from manynet.telemetry.search_status import Member, SearchStatus
+from manynet.training import log as training_log
+from manynet.training import loop as training_loop
 
 ROOT = Path(__file__).parent.parent
 LATENCY = "latency@host/torch"

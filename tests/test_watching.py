@@ -16,14 +16,15 @@ import torch
 from ray import tune
 
 import manynet as mn
-from manynet.conditions import parse_conditions, parse_objectives
+from manynet.records.conditions import parse_conditions, parse_objectives
 from manynet.report import live
 from manynet.report.content import ReportContent
+from manynet.search.monitor import EVENTS, MonitorError, monitored
+from manynet.search.tally import Plan, Result, Tally
 from manynet.storage import StorageError
-from manynet.watching import metrics, status
-from manynet.watching.monitor import EVENTS, MonitorError, monitored
-from manynet.watching.status import Member, StatusError
-from manynet.watching.tally import Plan, Result, Tally
+from manynet.telemetry import metrics
+from manynet.telemetry import search_status as status
+from manynet.telemetry.search_status import Member, StatusError
 
 OBJECTIVES = parse_objectives(["accuracy:max", "macs:min"])
 
@@ -206,7 +207,7 @@ def seen(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     folder = tmp_path_factory.mktemp("watched") / "run"
     onlooker = Seen(folder)
     with pytest.MonkeyPatch.context() as patch, onlooker.looking():
-        patch.setattr("manynet.study.SECONDS_BETWEEN", 1.0)
+        patch.setattr("manynet.studies.study.SECONDS_BETWEEN", 1.0)
         patch.setattr(live, "SHARE_OF_TIME", 0.5)
         study = mn.Study(folder, f"{__file__}:space", data="digits")
         study.train(steps=200, evaluate_every=50, batch_size=32)
@@ -272,7 +273,7 @@ def test_the_report_is_refreshed_while_the_run_goes_on(seen: Seen) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_study_is_searched_by_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manynet.watching.monitor.PATIENCE", 0.0)
+    monkeypatch.setattr("manynet.search.monitor.PATIENCE", 0.0)
     one = plan(str(tmp_path))
     with monitored(one, ["accuracy"], []) as telling:
         trial: Any = type("Trial", (), {"config": {"width": 1}, "last_result": {"accuracy": 0.5}})

@@ -11,9 +11,9 @@ from ray.tune.search.sample import Categorical
 from torch import nn
 
 from manynet.data import Batch
-from manynet.evaluation import fit
-from manynet.space import SearchSpace
-from manynet.strategy import Step, Strategy, TrainingError
+from manynet.learning.strategy import Step, Strategy, TrainingError
+from manynet.space.evaluation import fit
+from manynet.space.search_space import SearchSpace
 
 Count = Literal["single", "any"]
 _MOST = 4

@@ -23,11 +23,11 @@ from torch import nn
 
 from manynet import elastic
 from manynet.data import Batch
-from manynet.space import SearchSpace
-from manynet.strategy import Step, Strategy, TrainingError
-from trainers.finetune import FineTune
-from trainers.sandwich import Sandwich
-from trainers.single_path import SinglePath
+from manynet.learning.strategy import Step, Strategy, TrainingError
+from manynet.space.search_space import SearchSpace
+from manynet.trainers.finetune import FineTune
+from manynet.trainers.sandwich import Sandwich
+from manynet.trainers.single_path import SinglePath
 
 Paths = Literal["sandwich", "single_path"]
 

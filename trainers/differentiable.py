@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from manynet import reference
+from manynet import references as reference
 from manynet.data import Batch
 from manynet.elastic.count import Count, Expectation
-from manynet.evaluation import fit
 from manynet.latency.table import LatencyTable
-from manynet.space import Architecture, SearchSpace
-from manynet.strategy import Step, Strategy, TrainingError
+from manynet.learning.strategy import Step, Strategy, TrainingError
+from manynet.space.evaluation import fit
+from manynet.space.search_space import Architecture, SearchSpace
 
 Cost = Literal["macs", "parameters", "latency"]
 Term = Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]

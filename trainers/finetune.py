@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from manynet.data import Batch
-from manynet.evaluation import fit
-from manynet.strategy import Step, Strategy
-from manynet.subnet import Subnet
+from manynet.learning.strategy import Step, Strategy
+from manynet.space.evaluation import fit
+from manynet.space.subnet import Subnet
 
 
 @final

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from manynet.data import Batch
-from manynet.evaluation import fit
-from manynet.strategy import Step, Strategy
+from manynet.learning.strategy import Step, Strategy
+from manynet.space.evaluation import fit
 
 
 @final

@@ -12,8 +12,8 @@ import shlex
 import sys
 
 import manynet
-import trainers
-from manynet import jobs
+import manynet.trainers
+from manynet.runtime import jobs
 
 
 def main() -> None:

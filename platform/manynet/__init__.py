@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from manynet import elastic, tasks
-    from manynet.domains import ArchitectureError, SpaceError
+    from manynet import elastic
     from manynet.errors import ManynetError
-    from manynet.space import Architecture, SearchSpace, Supernet
-    from manynet.study import Study
-    from manynet.subnet import Cost, Subnet, cost, extract
+    from manynet.space import tasks
+    from manynet.space.domains import ArchitectureError, SpaceError
+    from manynet.space.search_space import Architecture, SearchSpace, Supernet
+    from manynet.space.subnet import Cost, Subnet, cost, extract
+    from manynet.studies.study import Study
 else:
     from manynet.lazy import lazily
 

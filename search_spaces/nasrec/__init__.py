@@ -4,7 +4,7 @@
 ``tiny`` without operator balancing. All take their features from the data they are used with.
 """
 
-from search_spaces.nasrec.encoding import from_published
-from search_spaces.nasrec.presets import full, small, space, tiny, tiny_unbalanced
+from manynet.search_spaces.nasrec.encoding import from_published
+from manynet.search_spaces.nasrec.presets import full, small, space, tiny, tiny_unbalanced
 
 __all__ = ["from_published", "full", "small", "space", "tiny", "tiny_unbalanced"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from manynet.domains import ArchitectureError
+from manynet.space.domains import ArchitectureError
 
 _NODES: Mapping[str, Sequence[str]] = {
     "xlarge": ("fc", "dot_product", "gating", "sum", "attention", "embed_fc"),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import manynet as mn
 from manynet import elastic
-from search_spaces.nasrec.operators import (
+from manynet.search_spaces.nasrec.operators import (
     Attention,
     DenseOperator,
     DenseToSparse,

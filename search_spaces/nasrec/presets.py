@@ -14,9 +14,9 @@ from ray.tune.search.sample import Domain
 
 import manynet as mn
 from manynet import elastic
-from manynet.data.clicks.features import Categorical, Features
-from search_spaces.nasrec.network import DENSE, SPARSE, NASRec
-from search_spaces.nasrec.operators import Limits
+from manynet.data.features import Categorical, Features
+from manynet.search_spaces.nasrec.network import DENSE, SPARSE, NASRec
+from manynet.search_spaces.nasrec.operators import Limits
 
 MOST_SOURCES = 4
 """Sources that a connection reads at most."""

@@ -36,7 +36,7 @@ def convert(
 
     Example: `manynet convert criteo:train.txt.gz clicks/criteo --table-rows 1000000`
     """
-    from manynet.data.clicks.convert import convert as convert_logs
+    from manynet.data.clicks.raw.convert import convert as convert_logs
 
     schema = convert_logs(source, folder, table_rows=table_rows, tokens=tokens, seed=seed, skip_bad=skip_bad)
     Console().print(schema.summary, markup=False, highlight=False, soft_wrap=True)

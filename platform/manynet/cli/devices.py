@@ -37,12 +37,12 @@ def devices(
     latencies are predicted, with `source=table` they are sums of a table's.
     """
     if folder is not None:
-        from manynet.study_devices import told
+        from manynet.studies.devices import told
 
         Console().print(_at_work(told(folder)))
         return
-    from manynet.cluster import connect
     from manynet.devices import list_devices, running
+    from manynet.runtime.ray_session import connect
 
     # Asked before devices are started to be described: those are at work too.
     connected = bool(os.environ.get("RAY_ADDRESS"))

@@ -33,7 +33,7 @@ def front(
     Example: `manynet front runs/mine --choice heads`
     """
     from manynet.report.choices import containing, mixes, varied
-    from manynet.study import Study, StudyError
+    from manynet.studies.study import Study, StudyError
 
     content = Study.open(folder).found()
     if not content.front:
@@ -50,7 +50,7 @@ def front(
 
 
 def _objectives(content: ReportContent) -> Table:
-    from manynet.columns import show
+    from manynet.records.formatting import show
 
     table = Table(title=f"{len(content.front)} of {len(content.records)} evaluated subnets are on the front")
     columns = list(dict.fromkeys([*(one.column for one in content.objectives), "parameters", "macs"]))

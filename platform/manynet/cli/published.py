@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from manynet.published import Imported
+    from manynet.latency.published import Imported
 
 
 def import_set(
@@ -29,7 +29,7 @@ def import_set(
 
     Example: `manynet import fbnet:help_fbnet.npz runs/fbnet`
     """
-    from manynet.published import import_published
+    from manynet.latency.published import import_published
 
     imported = import_published(source, folder)
     console = Console()

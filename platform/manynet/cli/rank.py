@@ -27,9 +27,9 @@ def rank(
 
     Example: `manynet rank examples/nasrec-ranking.yaml`
     """
-    from manynet.ranking_settings import read_rank_settings
-    from manynet.ranking_study import RankingStudy, order, verdict
-    from manynet.training import TrainingStopped
+    from manynet.config.ranking import read_rank_settings
+    from manynet.studies.ranking import RankingStudy, order, verdict
+    from manynet.training.runs import TrainingStopped
 
     settings = read_rank_settings(file, changes or [])
     try:

@@ -13,7 +13,7 @@ from rich.table import Table
 from manynet.cli.stopping import stopped
 
 if TYPE_CHECKING:
-    from manynet.scaling_study import Comparison
+    from manynet.studies.scaling import Comparison
 
 
 def scale(
@@ -52,12 +52,12 @@ def scale(
     Example: `manynet scale runs/vit --default search_spaces.vit:tiny_default --onto search_spaces.pit:tiny
     --onto-default search_spaces.pit:tiny_default`
     """
-    from manynet.scaling import Family
-    from manynet.scaling_study import RESULTS, ScalingStudy, default_recipe
-    from manynet.settings import TrainSettings
+    from manynet.config.settings import TrainSettings
     from manynet.storage import join
-    from manynet.study import Study
-    from manynet.training import TrainingStopped
+    from manynet.studies.scaling import RESULTS, ScalingStudy, default_recipe
+    from manynet.studies.scaling_factors import Family
+    from manynet.studies.study import Study
+    from manynet.training.runs import TrainingStopped
 
     study = Study.open(folder)
     changes = {"steps": steps, "learning_rate": learning_rate}

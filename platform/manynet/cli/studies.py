@@ -15,8 +15,8 @@ from manynet.cli.stopping import stopped
 from manynet.storage import join
 
 if TYPE_CHECKING:
-    from manynet.study import Study
-    from manynet.sweep import Sweep
+    from manynet.studies.study import Study
+    from manynet.studies.sweep import Sweep
 
 Folder = Annotated[
     str, typer.Argument(help="Folder of the study, or its filesystem address.", show_default=False)
@@ -39,9 +39,9 @@ def run(
 
     Example: `manynet run examples/vit-digits.yaml --set study=runs/mine --set train.steps=500`
     """
-    from manynet.experiment import read_experiment
-    from manynet.study import Study
-    from manynet.sweep import Sweep
+    from manynet.config.experiment import read_experiment
+    from manynet.studies.study import Study
+    from manynet.studies.sweep import Sweep
 
     experiment = read_experiment(file, changes or [])
     if experiment.sweep:
@@ -55,8 +55,8 @@ def resume(folder: Folder) -> None:
 
     Training goes on at its last checkpoint; no finished evaluation is done again.
     """
-    from manynet.study import Study, recorded
-    from manynet.sweep import Sweep
+    from manynet.studies.study import Study, recorded
+    from manynet.studies.sweep import Sweep
 
     if recorded(folder).sweep:
         _run_sweep(Sweep.open(folder))
@@ -78,7 +78,7 @@ def best(
     ] = "",
 ) -> None:
     """Print the best subnet of a study, among evaluated ones and finalists."""
-    from manynet.study import Study
+    from manynet.studies.study import Study
 
     record = Study.open(folder).best(column, where)
     table = Table("column", "value", title=f"{record.kind} {record.key}")
@@ -93,8 +93,8 @@ def best(
 
 def report(folder: Folder) -> None:
     """Write `report.html` again from what the study holds now."""
-    from manynet.study import Study, recorded
-    from manynet.sweep import Sweep
+    from manynet.studies.study import Study, recorded
+    from manynet.studies.sweep import Sweep
 
     if recorded(folder).sweep:
         sweep = Sweep.open(folder)
@@ -128,7 +128,7 @@ def _show_sweep(sweep: Sweep) -> None:
 @contextmanager
 def _resumable(folder: str) -> Iterator[None]:
     """Leave an interrupted study with a word on how to go on."""
-    from manynet.training import TrainingStopped
+    from manynet.training.runs import TrainingStopped
 
     try:
         yield

@@ -40,8 +40,8 @@ def submit(
 
     Example: `manynet submit study.yaml --address http://127.0.0.1:8265 --set study=s3://bucket/mine`
     """
-    from manynet import jobs
-    from manynet.experiment import read_experiment, variants
+    from manynet.config.experiment import read_experiment, variants
+    from manynet.runtime import jobs
 
     experiment = read_experiment(file, changes or [])
     variants(experiment)

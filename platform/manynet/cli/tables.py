@@ -37,15 +37,15 @@ def table(
 
     Example: `manynet table search_spaces.vit:tiny laptop.json --device "host/torch?threads=2"`
     """
-    from manynet.cluster import connect
-    from manynet.counted import counted
     from manynet.devices import DevicePool
-    from manynet.fitting import fit_together
     from manynet.latency.table_fit import agreement
     from manynet.latency.table_timing import device_name, measure_subnets, measure_table
-    from manynet.reference import load_one
-    from manynet.space import SearchSpace
+    from manynet.references import load_one
+    from manynet.runtime.ray_session import connect
+    from manynet.space.fitting import fit_together
+    from manynet.space.search_space import SearchSpace
     from manynet.storage import locate
+    from manynet.telemetry.progress_bar import counted
 
     name = device_name(device)
     locate(file)

@@ -12,7 +12,7 @@ from rich.table import Table
 from manynet.cli.stopping import stopped
 
 if TYPE_CHECKING:
-    from manynet.transfer.comparison import Transfer
+    from manynet.studies.transfer.comparison import Transfer
 
 WIDEST = 10
 
@@ -48,8 +48,8 @@ def transfer(
 
     Example: `manynet transfer runs/mine --from host/torch --to host/onnxruntime --to host/torch.compile`
     """
-    from manynet.study import Study
-    from manynet.transfer.runs import is_published, transfer_published
+    from manynet.studies.study import Study
+    from manynet.studies.transfer.runs import is_published, transfer_published
 
     try:
         if is_published(folder):
@@ -63,8 +63,8 @@ def transfer(
 
 
 def _show(found: Transfer) -> None:
-    from manynet.report.transfer_page import cells, head
-    from manynet.transfer.reading import reading
+    from manynet.studies.transfer.page import cells, head
+    from manynet.studies.transfer.verdict import reading
 
     console = Console()
     table = Table(title=f"From {escape(found.source)} to")

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from manynet.watching.sources import Source
+    from manynet.cli.watching.sources import Source
 
 SECONDS_BETWEEN = 2.0
 
@@ -33,13 +33,13 @@ def watch(
 
     Example: `manynet watch runs/mine`
     """
-    from manynet.watching.sources import source
+    from manynet.cli.watching.sources import source
 
     read = source(run)
     console = Console()
     try:
         if once:
-            from manynet.watching.view import page
+            from manynet.cli.watching.view import page
 
             console.print(page(read(), console.width, console.height, time.time()))
         elif console.is_terminal:
@@ -54,8 +54,8 @@ def _live(read: Source, console: Console, until_done: bool) -> None:
     """A page that is drawn anew, on a screen of its own; how it was last stays behind."""
     from rich.live import Live
 
+    from manynet.cli.watching.view import page
     from manynet.errors import ManynetError
-    from manynet.watching.view import page
 
     seen, note = read(), ""
     with Live(console=console, screen=True, auto_refresh=False, redirect_stderr=False) as live:
@@ -73,7 +73,7 @@ def _live(read: Source, console: Console, until_done: bool) -> None:
 
 
 def _lines(read: Source, until_done: bool) -> None:
-    from manynet.watching.view import line
+    from manynet.cli.watching.view import line
 
     last = ""
     while True:

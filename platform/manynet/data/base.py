@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from manynet.data.clicks.features import Features
+from manynet.data.features import Features
 from manynet.errors import ManynetError
 
 

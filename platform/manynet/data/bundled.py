@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from manynet.data.base import Data
-from manynet.data.flights import flights, flights_by_time
-from manynet.data.memory import in_memory
-from manynet.data.pixels import ImageShape, conform
+from manynet.data.clicks.flights import flights, flights_by_time
+from manynet.data.images.in_memory import in_memory
+from manynet.data.images.pixels import ImageShape, conform
 from manynet.data.splitting import split
 
 __all__ = ["digits", "flights", "flights_by_time"]

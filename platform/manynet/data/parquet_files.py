@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from manynet.data.base import DataError
-from manynet.data.columns import Columns, find_columns, images_of
-from manynet.data.pixels import Pixels
+from manynet.data.images.parquet_columns import Columns, find_columns, images_of
+from manynet.data.images.pixels import Pixels
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from manynet.devices.journal import Status
-from manynet.watching import metrics
+from manynet.telemetry import metrics
 
 
 class Exported:

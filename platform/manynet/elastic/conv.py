@@ -10,7 +10,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from manynet.elastic.count import product
-from manynet.elastic.layer import ChoiceError, Elastic, Size, chosen, counted, decided, input_size, leading
+from manynet.elastic.layer import (
+    ChoiceError,
+    Elastic,
+    Size,
+    chosen,
+    counted,
+    decided,
+    input_size,
+    leading,
+)
 from manynet.elastic.recorder import Use
 from manynet.elastic.soft import Soft
 

@@ -14,7 +14,7 @@ class BatchNorm2d(Elastic, nn.BatchNorm2d):
     """``torch.nn.BatchNorm2d`` over fewer channels than it has.
 
     All widths share running statistics that fit none of them exactly; score a subnet with statistics
-    recalibrated on its extracted copy (:func:`manynet.evaluation.recalibrate`).
+    recalibrated on its extracted copy (:func:`manynet.space.evaluation.recalibrate`).
     """
 
     def forward(self, x: torch.Tensor, num_features: Size | None = None) -> torch.Tensor:

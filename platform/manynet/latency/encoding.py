@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ray.tune.search.sample import Categorical
 from scipy.linalg import block_diag
 
-from manynet.domains import ArchitectureError, Options, admitted, bounds
+from manynet.space.domains import ArchitectureError, Options, admitted, bounds
 
 Matrix = NDArray[np.float64]
 

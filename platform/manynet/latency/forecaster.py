@@ -9,9 +9,9 @@ from typing import NamedTuple
 import ray
 
 from manynet.devices import DeviceName, Measurement
-from manynet.domains import Options
 from manynet.latency.predictor import LatencyPredictor
-from manynet.space import Architecture
+from manynet.space.domains import Options
+from manynet.space.search_space import Architecture
 
 FIRST = 20
 """Subnets that are measured before any is predicted."""

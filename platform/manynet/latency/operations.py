@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from manynet.domains import extremes
 from manynet.elastic.count import Count, Keys, product
 from manynet.elastic.layer import Elastic
 from manynet.elastic.recorder import Use
 from manynet.errors import ManynetError
-from manynet.space import Architecture, SearchSpace
+from manynet.space.domains import extremes
+from manynet.space.search_space import Architecture, SearchSpace
 
 
 class LatencyTableError(ManynetError):

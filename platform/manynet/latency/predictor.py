@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike
 from scipy.linalg import block_diag
 from scipy.stats import kendalltau
 
-from manynet.domains import Options
 from manynet.errors import ManynetError
 from manynet.latency.encoding import Encoding
 from manynet.latency.gaussian_process import GaussianProcess, Kernel, Matrix, Vector
+from manynet.space.domains import Options
 
 FEWEST = 10
 FOLDS = 5

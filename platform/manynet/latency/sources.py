@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 import ray
 from ray.actor import ActorProxy
 
+from manynet.config.settings import SearchSettings
 from manynet.devices import DeviceError, DeviceName, DevicePool, Measurement, placement
-from manynet.evaluation import Inputs
 from manynet.latency.forecaster import Forecaster, Known
 from manynet.latency.table import LatencyTable
-from manynet.ledger import Record
-from manynet.settings import SearchSettings
-from manynet.space import Architecture, SearchSpace
-from manynet.subnet import Subnet
+from manynet.records.ledger import Record
+from manynet.space.evaluation import Inputs
+from manynet.space.search_space import Architecture, SearchSpace
+from manynet.space.subnet import Subnet
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from manynet.elastic.count import Count, Keys
 from manynet.elastic.soft import Soft
 from manynet.latency.operation_families import Family
 from manynet.latency.operations import LatencyTableError, Operation, calls
-from manynet.space import Architecture, SearchSpace
+from manynet.space.search_space import Architecture, SearchSpace
 from manynet.storage import read_bytes, write_bytes
 
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

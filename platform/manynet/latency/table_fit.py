@@ -11,8 +11,8 @@ from scipy.optimize import least_squares
 
 from manynet.latency.operations import calls
 from manynet.latency.table import LatencyTable
-from manynet.ranking import RankingQuality, kendall
-from manynet.space import Architecture, SearchSpace
+from manynet.records.rank_correlation import RankingQuality, kendall
+from manynet.space.search_space import Architecture, SearchSpace
 
 _STEADY = 0.05
 _PRIOR = 1e-4

@@ -18,8 +18,8 @@ from manynet.latency.operation_families import Family, apart, families
 from manynet.latency.operations import Call, LatencyTableError, Operation, every_operation
 from manynet.latency.table import LatencyTable
 from manynet.latency.table_fit import Whole, fitted
-from manynet.space import SearchSpace
-from manynet.subnet import extract
+from manynet.space.search_space import SearchSpace
+from manynet.space.subnet import extract
 
 Measure = Callable[[nn.Module, tuple[Tensor, ...]], float]
 """Milliseconds of a network on inputs ``(1, ...)``."""

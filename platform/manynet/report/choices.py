@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from manynet.ledger import Record
+from manynet.records.ledger import Record
 from manynet.report.content import ReportError
 
 NOT_THERE = "not there"

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from manynet.conditions import LATENCY, Condition, Objective
 from manynet.errors import ManynetError
-from manynet.ledger import Record
-from manynet.pareto import Floats, front, hypervolume_curve
-from manynet.ranking import RankingQuality
+from manynet.records.conditions import LATENCY, Condition, Objective
+from manynet.records.ledger import Record
+from manynet.records.pareto import Floats, front, hypervolume_curve
+from manynet.records.rank_correlation import RankingQuality
 
 
 class ReportError(ManynetError, ValueError):

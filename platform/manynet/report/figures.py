@@ -10,11 +10,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from manynet.columns import is_percentage, show
-from manynet.conditions import LATENCY, Objective
-from manynet.ledger import Record
-from manynet.pareto import front as non_dominated
-from manynet.ranking import RankingQuality
+from manynet.records.conditions import LATENCY, Objective
+from manynet.records.formatting import is_percentage, show
+from manynet.records.ledger import Record
+from manynet.records.pareto import front as non_dominated
+from manynet.records.rank_correlation import RankingQuality
 from manynet.report.content import ReportContent, measurement
 
 INK, MUTED, FAINT, GRID = "#1f2937", "#8a94a6", "#cbd2dc", "#e8ebf0"

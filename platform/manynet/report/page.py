@@ -13,9 +13,9 @@ from urllib.parse import quote
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from manynet.columns import show
-from manynet.conditions import LATENCY
-from manynet.ledger import Record
+from manynet.records.conditions import LATENCY
+from manynet.records.formatting import show
+from manynet.records.ledger import Record
 from manynet.report import figures
 from manynet.report.choice_tables import choice_tables
 from manynet.report.choices import mixes, varied

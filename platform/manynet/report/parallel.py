@@ -9,8 +9,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from manynet.columns import is_percentage
-from manynet.conditions import LATENCY
+from manynet.records.conditions import LATENCY
+from manynet.records.formatting import is_percentage
 from manynet.report.choices import in_order
 from manynet.report.content import ReportContent
 from manynet.report.figures import INK, layout

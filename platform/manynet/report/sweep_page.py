@@ -7,9 +7,9 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from manynet.columns import show
-from manynet.conditions import Objective
-from manynet.ledger import Record
+from manynet.records.conditions import Objective
+from manynet.records.formatting import show
+from manynet.records.ledger import Record
 from manynet.report import figures
 from manynet.report.page import Section, architecture, heading, page, plot
 from manynet.storage import write_bytes

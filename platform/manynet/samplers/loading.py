@@ -8,9 +8,10 @@ from typing import Any
 
 import optuna
 
-from manynet import reference, samplers
-from manynet.conditions import Objective
+from manynet import references as reference
+from manynet import samplers
 from manynet.errors import ManynetError
+from manynet.records.conditions import Objective
 
 
 class SamplerError(ManynetError, ValueError):

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 if TYPE_CHECKING:
-    from manynet.conditions import Objective
+    from manynet.records.conditions import Objective
 
 LIVE = "live"
 """User attribute of a trial: names of the parameters that matter to its architecture."""

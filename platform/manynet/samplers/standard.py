@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import optuna
 
 if TYPE_CHECKING:
-    from manynet.conditions import Objective
+    from manynet.records.conditions import Objective
 
 
 class _NSGAIISampler(optuna.samplers.NSGAIISampler):

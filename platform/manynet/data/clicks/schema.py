@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from manynet.data.base import DataError
-from manynet.data.clicks.features import Features
+from manynet.data.features import Features
 from manynet.storage import StorageError, join, read_bytes, write_bytes
 from manynet.storage import exists as is_there
 

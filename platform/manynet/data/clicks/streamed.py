@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from manynet.data.base import Batch, DataError, Split, generator
-from manynet.data.clicks.features import Categorical, Features
-from manynet.data.clicks.memory import Clicks
+from manynet.data.clicks.in_memory import Clicks
 from manynet.data.clicks.schema import LABEL
-from manynet.data.division import Part, parts
+from manynet.data.features import Categorical, Features
+from manynet.data.held_out import Part, parts
 from manynet.data.order import Rows, check_batches, check_share, first, regroup, share
 from manynet.data.parquet_files import RowGroups, group_rows, list_parquet, open_parquet, read_parquet
 from manynet.data.prefetch import prefetched

@@ -1,0 +1,1 @@
+"""What a user asks for: the settings of each step, as Python arguments and as YAML files."""

@@ -1,0 +1,1 @@
+"""Converters from raw click logs to Parquet files."""

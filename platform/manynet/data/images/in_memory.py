@@ -1,0 +1,95 @@
+"""Splits of images that are held in memory as uint8."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from manynet.data.base import Batch, Data, Images
+from manynet.data.images.pixels import Pixels
+from manynet.data.order import Rows
+from manynet.data.row_access import HeldSplit
+from manynet.data.splitting import Parts
+
+CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Normalisation:
+    """Mean and standard deviation of each channel, in 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, images: Pixels) -> Normalisation:
+        """Measure uint8 images `(N, C, H, W)`; a constant channel counts as having deviation 1."""
+        total = np.zeros((2, images.shape[1]))
+        for at in range(0, len(images), CHUNK):
+            chunk = images[at : at + CHUNK].astype(np.float32) / 255
+            total += [chunk.sum((0, 2, 3), dtype=np.float64), (chunk**2).sum((0, 2, 3), dtype=np.float64)]
+        mean, square = total / (images.size / images.shape[1])
+        std = np.sqrt(np.maximum(square - mean**2, 0))
+        # Below a thousandth of a grey level only rounding is left.
+        return cls(tuple(mean.tolist()), tuple(np.where(std < 4e-6, 1.0, std).tolist()))
+
+    def batch(self, images: Pixels, labels: NDArray[np.int64]) -> Batch:
+        """Turn uint8 images `(B, C, H, W)` and labels `(B,)`, which it may keep, into a batch."""
+        std = 255 * torch.tensor(self.std).reshape(-1, 1, 1)
+        mean = 255 * torch.tensor(self.mean).reshape(-1, 1, 1)
+        inputs = torch.from_numpy(images).to(torch.float32).sub_(mean).div_(std)
+        return Batch((inputs,), torch.from_numpy(labels))
+
+
+@dataclass(frozen=True, eq=False)
+class MemorySplit(HeldSplit):
+    """Images in memory.
+
+    Attributes:
+        images: uint8 `(N, C, H, W)`. NumPy, because Ray shares NumPy arrays between the processes of a node
+            without copying them.
+        labels: int64 `(N,)`.
+        normalisation: of the training split.
+    """
+
+    images: Pixels
+    labels: NDArray[np.int64]
+    normalisation: Normalisation
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Rows) -> Batch:
+        # Indexing by rows copies, and so makes writable what Ray shares read-only.
+        return self.normalisation.batch(self.images[rows], self.labels[rows])
+
+
+def in_memory(name: str, images: Pixels, labels: NDArray[np.int64], parts: Parts, seed: int) -> Data:
+    """Make a data set of decoded images.
+
+    Args:
+        name: as it was asked for.
+        images: uint8 `(N, C, H, W)`.
+        labels: int64 `(N,)`.
+        parts: rows of the three splits.
+        seed: that the splits were drawn by.
+    """
+    normalisation = Normalisation.of(images[parts.train])
+    train, validation, test = (MemorySplit(images[rows], labels[rows], normalisation) for rows in parts)
+    content = hashlib.blake2b(repr((images.shape[1:], seed)).encode(), digest_size=8)
+    for split in (train, validation, test):
+        content.update(len(split).to_bytes(8, "little"))
+        content.update(split.images.data)
+        content.update(split.labels.data)
+    return Data(
+        name=name,
+        digest=content.hexdigest(),
+        train=train,
+        validation=validation,
+        test=test,
+        features=Images(int(labels.max()) + 1, images.shape[1], normalisation.mean, normalisation.std),
+    )

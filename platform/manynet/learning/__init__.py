@@ -1,0 +1,1 @@
+"""Training mechanics in plain PyTorch: strategies, optimizers, gradients."""

@@ -1,0 +1,1 @@
+"""What was evaluated and measured, and how it is selected, ranked and displayed."""

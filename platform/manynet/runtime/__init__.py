@@ -1,0 +1,1 @@
+"""Ray sessions, cluster nodes and jobs."""

@@ -1,0 +1,1 @@
+"""Searches as Ray Tune runs: samplers' proposals, evaluators, monitoring."""

@@ -1,0 +1,82 @@
+"""Ray Tune's domains as Optuna's distributions: the same keys, the same values."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform, Quantized, Uniform
+
+from manynet.errors import ManynetError
+from manynet.space.domains import step_of
+
+
+class DomainError(ManynetError, TypeError):
+    """A search space holds a domain that no sampler can draw from."""
+
+
+def distributions(domains: Mapping[str, Domain]) -> dict[str, BaseDistribution]:
+    """The Optuna distribution of each domain.
+
+    Raises:
+        DomainError: a domain is unbounded, or neither categorical, integer nor float.
+    """
+    return {key: _distribution(key, domain) for key, domain in domains.items()}
+
+
+def complete(
+    arch: Mapping[str, Any], domains: Mapping[str, BaseDistribution], seed: int | str
+) -> dict[str, Any]:
+    """All parameters of a trial for a canonical architecture, which lacks those that do not matter.
+
+    Samplers learn only parameters every trial has. What is missing is drawn: any fixed filling would
+    look like a preference.
+    """
+    draw = random.Random(seed)
+    return {key: arch[key] if key in arch else _drawn(domain, draw) for key, domain in domains.items()}
+
+
+def _distribution(key: str, domain: Domain) -> BaseDistribution:
+    if isinstance(domain, Categorical):
+        return CategoricalDistribution(domain.categories)
+    sampler = domain.get_sampler()
+    if isinstance(sampler, Quantized):
+        sampler = sampler.sampler
+    if isinstance(domain, Integer | Float) and isinstance(sampler, Uniform | LogUniform):
+        step = step_of(domain)
+        # Optuna has no grid on a log scale: the grid says what is allowed, so that is what stays.
+        log = isinstance(sampler, LogUniform) and step is None
+        low, high = (domain.lower, domain.upper) if step is None else _on_grid(domain, step)
+        if isinstance(domain, Float):
+            return FloatDistribution(low, high, log=log, step=step)
+        last = high - 1 if step is None else high
+        return IntDistribution(int(low), int(last), log=log, step=int(step or 1))
+    raise DomainError(
+        f"domain of {key!r} must be choice, randint, qrandint, lograndint, uniform, quniform or "
+        f"loguniform, but got {type(domain).__name__} with {type(sampler).__name__} sampling"
+    )
+
+
+def _on_grid(domain: Integer | Float, step: float) -> tuple[float, float]:
+    """The first and last multiple of ``step`` within the bounds; rounding forgives 0.3 / 0.1."""
+    first = math.ceil(round(domain.lower / step, 9)) * step
+    return first, first + math.floor(round((domain.upper - first) / step, 9)) * step
+
+
+def _drawn(domain: BaseDistribution, draw: random.Random) -> Any:
+    if isinstance(domain, CategoricalDistribution):
+        return draw.choice(domain.choices)
+    if isinstance(domain, IntDistribution):
+        return draw.randrange(domain.low, domain.high + 1, domain.step)
+    assert isinstance(domain, FloatDistribution)
+    if domain.step is None:
+        return draw.uniform(domain.low, domain.high)
+    return domain.low + domain.step * draw.randint(0, round((domain.high - domain.low) / domain.step))

@@ -1,0 +1,268 @@
+"""Ray Tune's Searcher over Optuna's ask and tell: only new, affordable architectures become trials."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from manynet.records.conditions import COST, Condition, Objective
+from manynet.records.ledger import Record
+from manynet.samplers.regularised import LIVE
+from manynet.search.distributions import complete, distributions
+from manynet.search.evaluator import FAILURE, HOPELESS, Provenance
+from manynet.space.search_space import SearchSpace
+
+logger = logging.getLogger(__name__)
+
+DIRECTIONS = {True: StudyDirection.MAXIMIZE, False: StudyDirection.MINIMIZE}
+ASKS = 8
+"""Proposals in a row that may be known or too dear. Samplers that converge repeat themselves, and take the
+longer to ask the more they were told."""
+STEPS = 16
+"""Random steps from the last such proposal that may be known or too dear."""
+DRAWS = 512
+"""Random architectures that may be known or too dear before the space counts as exhausted."""
+FIRST = 5
+"""Evaluations that may fail before any succeeds."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture being evaluated, and the Optuna trial that waits for it."""
+
+    trial: optuna.Trial
+    key: str
+    arch: dict[str, Any]
+
+
+class ArchitectureSearcher(Searcher):
+    """Proposes architectures that have not been evaluated, and tells Optuna how they did.
+
+    A proposal that is known already is answered from what is known, one that breaks a bound on its cost
+    is answered as infeasible: neither takes a trial. Ray's own ``OptunaSearch`` can do neither, reads
+    constraints before values exist, and leaves a trial with a NaN running for ever.
+
+    Args:
+        space: what is searched.
+        objectives: ledger columns and their directions.
+        conditions: bounds on ledger columns; those on ``macs`` and ``parameters`` before evaluation.
+        sampler: the Optuna sampler that proposes.
+        provenance: gives architectures their keys.
+        evaluations: distinct architectures to reach, ``records`` included.
+        seed: of the random draws used when the sampler proposes nothing new.
+        records: earlier evaluations under the same provenance.
+        first: architectures to evaluate before any other.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        objectives: Sequence[Objective],
+        conditions: Sequence[Condition],
+        sampler: optuna.samplers.BaseSampler,
+        provenance: Provenance,
+        evaluations: int,
+        seed: int,
+        records: Sequence[Record] = (),
+        first: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__()
+        self.evaluations = evaluations
+        self.finished = False
+        self._share: float = math.inf
+        self.failures: list[str] = []
+        self.too_dear = 0
+        self.done: dict[str, dict[str, float]] = {}
+        self._space, self._objectives, self._conditions = space, objectives, conditions
+        self._on_cost = [condition for condition in conditions if condition.column in COST]
+        self._provenance = provenance
+        self._draw = random.Random(seed)
+        self._pending: dict[str, Candidate] = {}
+        self._failed: set[str] = set()
+        self._dry: int | None = None
+        self._out_of_service = False
+        self._distributions = distributions(space.domains)
+        self._study = optuna.create_study(
+            directions=[DIRECTIONS[o.maximise] for o in objectives], sampler=sampler
+        )
+        for record in records:
+            self._replay(record)
+        self._earlier = len(self.done)
+        self._first = deque([*first, space.largest, space.smallest])
+
+    def share(self, candidates: int) -> None:
+        """Propose so many candidates to the Tune run that begins, and then end it; another can go on."""
+        self._share = candidates
+
+    @property
+    def share_is_done(self) -> bool:
+        """Whether the Tune run has had its share, to the last result."""
+        return not self._share and not self._pending
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """The next architecture; None to be asked again later; ``FINISHED`` when the search or the share is over."""
+        wanted = not self.hopeless and len(self.done) + len(self._pending) < self.evaluations
+        candidate = self._next() if wanted and self._share else None
+        if candidate is not None:
+            self._share -= 1
+            self._pending[trial_id] = candidate
+            return dict(candidate.arch)
+        if self._pending:
+            return None
+        self.finished = bool(self._share) or not wanted
+        return str(Searcher.FINISHED)
+
+    def on_trial_complete(
+        self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell Optuna how a candidate did: its values, or that it failed."""
+        candidate = self._pending.pop(trial_id)
+        failure = "the evaluator's process died" if error or not result else result.get(FAILURE)
+        metrics = self._metrics(result or {})
+        failure = failure or _fault(metrics)
+        if failure:
+            self._out_of_service |= bool(result and result.get(HOPELESS))
+            self.failures.append(failure)
+            self._failed.add(candidate.key)
+            logger.warning("candidate %s failed: %s", candidate.arch, failure)
+            self._study.tell(candidate.trial, state=TrialState.FAIL)
+        else:
+            self.done[candidate.key] = metrics
+            self._tell(candidate.trial, metrics)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so many evaluations failed, or one for such a reason, that more would too."""
+        succeeded = len(self.done) - self._earlier
+        return self._out_of_service or len(self.failures) >= (
+            max(FIRST, self.evaluations) if succeeded else FIRST
+        )
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing new and affordable was found, however often it was tried."""
+        return self._dry is not None and self._dry == self._tried()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A Tuner pickles its searcher so that it can be restored. This one resumes from the ledger.
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing is kept in Tune's checkpoints either."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was kept: see ``save``."""
+
+    def _tried(self) -> int:
+        return len(self.done) + len(self._failed)
+
+    def _next(self) -> Candidate | None:
+        if self.exhausted:
+            return None
+        while self._first:
+            arch = self._first.popleft()
+            if self._fresh(arch):
+                return self._considered(self._ask_for(arch))
+        for _ in range(ASKS):
+            trial = self._study.ask(self._distributions)
+            candidate = self._considered(trial)
+            if candidate is not None:
+                return candidate
+        for params in chain(self._walk(trial.params), self._random()):
+            if self._fresh(self._space.canonical(params)):
+                return self._considered(self._ask_for(params))
+        self._dry = self._tried()
+        return None
+
+    def _walk(self, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Architectures ever further from ``params``, by one parameter drawn anew each."""
+        for _ in range(STEPS):
+            redrawn = self._draw.choice(list(params))
+            kept = {key: value for key, value in params.items() if key != redrawn}
+            params = complete(kept, self._distributions, self._draw.getrandbits(32))
+            yield params
+
+    def _random(self) -> Iterator[dict[str, Any]]:
+        """Architectures of the space's own prior."""
+        for _ in range(DRAWS):
+            draw = self._space.draw(np.random.default_rng(self._draw.getrandbits(32)))
+            yield complete(draw, self._distributions, self._draw.getrandbits(32))
+
+    def _considered(self, trial: optuna.Trial) -> Candidate | None:
+        """The candidate of a proposal, or None when it is answered without an evaluation."""
+        arch = self._space.canonical(trial.params)
+        key = self._provenance.key(arch)
+        trial.set_user_attr(LIVE, list(arch))
+        if key in self.done:
+            self._tell(trial, self.done[key])
+        elif key in self._failed or self._is_pending(key):
+            self._study.tell(trial, state=TrialState.FAIL)
+        elif self._too_dear(arch):
+            self.too_dear += 1
+            self._tell_too_dear(trial, arch)
+        else:
+            return Candidate(trial, key, arch)
+        return None
+
+    def _fresh(self, arch: Mapping[str, Any]) -> bool:
+        key = self._provenance.key(arch)
+        known = key in self.done or key in self._failed or self._is_pending(key)
+        return not known and not self._too_dear(arch)
+
+    def _is_pending(self, key: str) -> bool:
+        return any(candidate.key == key for candidate in self._pending.values())
+
+    def _ask_for(self, arch: Mapping[str, Any]) -> optuna.Trial:
+        self._study.enqueue_trial(complete(arch, self._distributions, self._provenance.key(arch)))
+        return self._study.ask(self._distributions)
+
+    def _replay(self, record: Record) -> None:
+        # Asked and told, not added: samplers keep notes on the trials they were asked for.
+        trial = self._ask_for(record.architecture)
+        trial.set_user_attr(LIVE, list(record.architecture))
+        metrics = self._metrics(record.metrics)
+        self.done[record.key] = metrics
+        self._tell(trial, metrics)
+
+    def _tell(self, trial: optuna.Trial, metrics: Mapping[str, float]) -> None:
+        for condition in self._conditions:
+            trial.set_constraint(str(condition), condition.violation(metrics))
+        self._study.tell(trial, [metrics[objective.column] for objective in self._objectives])
+
+    def _tell_too_dear(self, trial: optuna.Trial, arch: Mapping[str, Any]) -> None:
+        cost = self._cost(arch)
+        for condition in self._on_cost:
+            trial.set_constraint(str(condition), condition.violation(cost))
+        worst = [-math.inf if objective.maximise else math.inf for objective in self._objectives]
+        values = [cost.get(o.column, w) for o, w in zip(self._objectives, worst, strict=True)]
+        self._study.tell(trial, values)
+
+    def _too_dear(self, arch: Mapping[str, Any]) -> bool:
+        return bool(self._on_cost) and not all(c.holds(self._cost(arch)) for c in self._on_cost)
+
+    def _cost(self, arch: Mapping[str, Any]) -> dict[str, float]:
+        reading = self._space.read(arch)
+        return {"macs": reading.macs, "parameters": reading.parameters}
+
+    def _metrics(self, given: Mapping[str, Any]) -> dict[str, float]:
+        columns = {o.column for o in self._objectives} | {c.column for c in self._conditions}
+        return {column: float(given.get(column, math.nan)) for column in sorted(columns)}
+
+
+def _fault(metrics: Mapping[str, float]) -> str | None:
+    wrong = [column for column, value in metrics.items() if not math.isfinite(value)]
+    return f"{wrong[0]} must be a finite number, but got {metrics[wrong[0]]}" if wrong else None

@@ -1,0 +1,143 @@
+"""What is known of a search from its candidates' results: rates, the front and what it dominates."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from manynet.records.conditions import Condition, Objective
+from manynet.records.pareto import Floats, front, hypervolume_curve
+from manynet.telemetry.search_status import Member, SearchStatus
+
+WINDOW_SECONDS = 60.0
+CURVE_POINTS = 60
+MOST_MEMBERS = 200
+
+
+class Result(NamedTuple):
+    """What a candidate gave.
+
+    Attributes:
+        architecture: the candidate.
+        metrics: ledger columns; empty where its evaluation failed.
+        seconds: of an evaluator's time.
+        at: when it was told, seconds since 1970.
+    """
+
+    architecture: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    seconds: float
+    at: float
+
+
+class Plan(NamedTuple):
+    """The search that is told of.
+
+    Attributes:
+        study: address of the study's folder.
+        space: name of the space.
+        objectives: the first orders the front.
+        conditions: what architectures of the front must meet.
+        evaluations: distinct architectures to reach.
+        evaluators: candidates side by side.
+    """
+
+    study: str
+    space: str
+    objectives: Sequence[Objective]
+    conditions: Sequence[Condition]
+    evaluations: int
+    evaluators: int
+
+
+class Tally:
+    """Results in the order they came. Knows no clock: it is told when a result came, and when it is asked.
+
+    Args:
+        plan: of the search.
+        earlier: evaluations of earlier starts, oldest first.
+        at: when this start began, seconds since 1970.
+    """
+
+    def __init__(self, plan: Plan, earlier: Sequence[Member], at: float) -> None:
+        self.failed = 0
+        self._plan, self._began = plan, at
+        self._recent: deque[Result] = deque()
+        self._members: list[Member] = []
+        self._rows: list[list[float]] = []
+        for member in earlier:
+            self._keep(member)
+
+    @property
+    def done(self) -> int:
+        """Distinct architectures evaluated, earlier starts included."""
+        return len(self._members)
+
+    def add(self, result: Result) -> None:
+        """Take in a candidate's result."""
+        self._recent.append(result)
+        if result.metrics:
+            self._keep(Member(architecture=dict(result.architecture), metrics=dict(result.metrics)))
+        else:
+            self.failed += 1
+
+    def status(self, at: float, state: Literal["searching", "ended", "stopped"]) -> SearchStatus:
+        """The search as it is at a moment."""
+        while self._recent and self._recent[0].at < at - WINDOW_SECONDS:
+            self._recent.popleft()
+        seconds = max(min(WINDOW_SECONDS, at - self._began), 1e-3)
+        rate = sum(bool(result.metrics) for result in self._recent) / seconds
+        busy = sum(result.seconds for result in self._recent) / (seconds * self._plan.evaluators)
+        left = max(self._plan.evaluations - self.done, 0)
+        curve = self._curve()
+        return SearchStatus(
+            study=self._plan.study,
+            space=self._plan.space,
+            state=state,
+            objectives=[str(objective) for objective in self._plan.objectives],
+            constraints=[str(condition) for condition in self._plan.conditions],
+            done=self.done,
+            evaluations=self._plan.evaluations,
+            failed=self.failed,
+            evaluators=self._plan.evaluators,
+            per_second=rate,
+            seconds_left=left / rate if rate and state == "searching" else None,
+            idle_share=min(max(1 - busy, 0.0), 1.0) if self._recent else None,
+            hypervolume=curve[-1][1] if curve else 0.0,
+            hypervolumes=curve,
+            front=self._front(),
+            updated=at,
+        )
+
+    def _keep(self, member: Member) -> None:
+        feasible = all(condition.holds(member.metrics) for condition in self._plan.conditions)
+        columns = [objective.column for objective in self._plan.objectives]
+        self._members.append(member)
+        self._rows.append(
+            [member.metrics.get(column, math.nan) if feasible else math.nan for column in columns]
+        )
+
+    @property
+    def _values(self) -> Floats:
+        """(N, M) objectives; rows of NaN where a condition is not met."""
+        return np.array(self._rows, dtype=np.float64).reshape(-1, len(self._plan.objectives))
+
+    @property
+    def _maximise(self) -> list[bool]:
+        return [objective.maximise for objective in self._plan.objectives]
+
+    def _front(self) -> list[Member]:
+        first = self._plan.objectives[0]
+        members = [self._members[index] for index in front(self._values, self._maximise)]
+        members.sort(key=lambda member: member.metrics[first.column], reverse=first.maximise)
+        return members[:MOST_MEMBERS]
+
+    def _curve(self) -> list[tuple[int, float]]:
+        """Hypervolume after so many evaluations, at points that are evenly spaced and end with the last."""
+        curve = hypervolume_curve(self._values, self._maximise)
+        points = np.unique(np.linspace(1, len(curve), min(CURVE_POINTS, len(curve))).round().astype(int))
+        return [(int(done), float(curve[done - 1])) for done in points]

@@ -1,0 +1,1 @@
+"""Search spaces: choices, supernets, tasks, and the subnets taken out of them."""

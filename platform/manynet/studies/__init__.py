@@ -1,0 +1,1 @@
+"""Studies: the steps from a space to exported finalists, in order."""

@@ -1,0 +1,83 @@
+"""A sweep: studies that differ in a few values of one experiment file, in one folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from manynet.config.experiment import Experiment, variants
+from manynet.report import write_sweep_report
+from manynet.storage import absolute, basename, exists, join, write_bytes
+from manynet.studies.finalists import TEST
+from manynet.studies.study import EXPERIMENT, Study, StudyError, recorded
+
+logger = logging.getLogger(__name__)
+
+
+class Sweep:
+    """Studies run one after another; each can also be resumed, read and reported by itself.
+
+    Args:
+        experiment: one with a ``sweep``.
+
+    Raises:
+        ExperimentError, SettingsError: for a key or a value that an experiment does not take.
+        StudyError: when the folder holds another sweep.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.folder = absolute(experiment.study)
+        self.experiment = experiment.model_copy(update={"study": self.folder})
+        self.variants = variants(self.experiment)
+        address = join(self.folder, EXPERIMENT)
+        if exists(address) and recorded(self.folder).deciding != self.experiment.deciding:
+            raise StudyError(
+                f"{self.folder} holds another experiment; use another folder, or resume what it holds"
+            )
+
+    @classmethod
+    def begin(cls, experiment: Experiment) -> Sweep:
+        """The sweep of an experiment, with every study on record and checked before the first runs."""
+        sweep = cls(experiment)
+        for variant in sweep.variants.values():
+            Study.begin(variant)
+        write_bytes(join(sweep.folder, EXPERIMENT), sweep.experiment.to_yaml().encode())
+        return sweep
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Sweep:
+        """The sweep that a folder holds.
+
+        Raises:
+            StudyError: when it holds none.
+        """
+        experiment = recorded(folder)
+        if not experiment.sweep:
+            raise StudyError(f"{folder} holds one study, not several")
+        return cls(experiment)
+
+    def run(self) -> None:
+        """Run every study to its report, then write that of all; finished steps are not repeated."""
+        for number, (name, study) in enumerate(self.studies(), 1):
+            logger.info("study %d of %d: %s", number, len(self.variants), name)
+            study.run()
+        self.report()
+
+    def studies(self) -> Iterator[tuple[str, Study]]:
+        """Each study by the name of its folder, opened only when its turn comes: data is large."""
+        for name, variant in self.variants.items():
+            yield name, Study.begin(variant)
+
+    def report(self) -> str:
+        """Write ``report.html`` with the finalists of all studies; returns its address."""
+        finalists, metric = {}, ""
+        for name, study in self.studies():
+            finalists[name] = study.winners()
+            metric = TEST + study.space.task.metric
+        swept = self.experiment.sweep or {}
+        facts = {key: getattr(self.experiment, key) for key in ("space", "data") if key not in swept}
+        facts |= {key: ", ".join(map(str, values)) for key, values in swept.items()}
+        address = join(self.folder, "report.html")
+        write_sweep_report(address, basename(self.folder), metric, finalists, facts)
+        return address

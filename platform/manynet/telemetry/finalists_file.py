@@ -1,0 +1,39 @@
+"""The winners that a study handed over: a small JSON file, for those who watch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from pydantic import TypeAdapter, ValidationError
+
+from manynet.storage import join, read_json, write_bytes
+from manynet.telemetry.search_status import Member, StatusError
+
+FILE = "winners.json"
+"""Name of the file in the study's folder; written when all winners are there."""
+_MEMBERS = TypeAdapter(list[Member])
+
+
+def read(folder: str) -> list[Member] | None:
+    """The winners, best first; None while there are none.
+
+    Raises:
+        StorageError: the file cannot be read.
+        StatusError: the file holds something else.
+    """
+    content = read_json(join(folder, FILE))
+    try:
+        return None if content is None else _MEMBERS.validate_python(content)
+    except ValidationError:
+        raise StatusError(f"{join(folder, FILE)} must hold winners, but holds something else") from None
+
+
+def write(folder: str, winners: Sequence[Member]) -> None:
+    """Write the file whole, or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    content = [winner.model_dump() for winner in winners]
+    write_bytes(join(folder, FILE), json.dumps(content, indent=1).encode())

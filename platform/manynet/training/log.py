@@ -1,0 +1,103 @@
+"""What a training run leaves for people: its progress, its curves, TensorBoard events and metrics of Ray's."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from ray.util.metrics import Gauge
+
+from manynet.space.search_space import Architecture, described
+from manynet.storage import is_local, join, write_bytes
+from manynet.telemetry.metrics import LOSS, RATE_OF_LEARNING, STEP, gauge
+from manynet.telemetry.tensorboard import Events
+
+CURVES, PROGRESS, EVENTS = "curves.jsonl", "progress.json", "tensorboard"
+_SECONDS_BETWEEN = 1.0
+_SECONDS_BETWEEN_UPLOADS = 5.0
+
+
+class TrainingLog:
+    """Written by the first worker only; the others keep silent.
+
+    Args:
+        folder: address of the job's folder.
+        progress: address of the run's progress file, which the driver's bar reads.
+        about: what the progress file says besides: which job, of how many, its steps, and which
+            metric's newest values belong there.
+        silent: whether this worker writes nothing.
+    """
+
+    def __init__(self, folder: str, progress: str, about: Mapping[str, Any], silent: bool) -> None:
+        self._folder, self._progress, self._about, self._silent = folder, progress, about, silent
+        self._scores: Mapping[str, float] = {}
+        self._found = ""
+        self._written = 0.0
+        self._seconds = _SECONDS_BETWEEN if is_local(progress) else _SECONDS_BETWEEN_UPLOADS
+        self._events: Events | None = None
+        self._gauges: list[Gauge] = []
+
+    def start(self, step: int) -> None:
+        """Open the event file; what an interrupted run wrote beyond ``step`` is hidden."""
+        if self._silent:
+            return
+        self._events = Events(join(self._folder, EVENTS), purge_step=step)
+        self._gauges = [gauge(definition) for definition in (STEP, RATE_OF_LEARNING, LOSS)]
+        self._write_progress(step, {})
+
+    def step(self, step: int, rate: float, logged: Mapping[str, torch.Tensor]) -> None:
+        """Tell how far training is, every second or few: reading what was logged waits for the device."""
+        if self._silent or time.monotonic() - self._written < self._seconds:
+            return
+        values = {name: float(value) for name, value in logged.items()}
+        self._add(step, {"learning_rate": rate, **values})
+        self._export(step, rate, values["loss"])
+        self._write_progress(step, values)
+
+    def found(self, step: int, arch: Architecture) -> None:
+        """Tell which architecture would be chosen now."""
+        if self._events is None:
+            return
+        self._found = described(arch)
+        self._events.text("found", self._found, step)
+
+    def rows(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Rewrite the curves: so a resumed run repeats no row, and object stores, which cannot append, serve."""
+        if self._silent:
+            return
+        metric, step = self._about["metric"], int(rows[-1]["step"])
+        self._scores = {name: value for name, value in rows[-1].items() if name.split("/")[-1] == metric}
+        self._add(step, {name: value for name, value in rows[-1].items() if name not in ("step", "loss")})
+        self._export(step, rows[-1]["learning_rate"], rows[-1]["loss"])
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        write_bytes(join(self._folder, CURVES), text.encode())
+        self._write_progress(step, {"loss": rows[-1]["loss"]})
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._events is not None:
+            self._events.close()
+
+    def _add(self, step: int, values: Mapping[str, float]) -> None:
+        assert self._events is not None
+        for name, value in values.items():
+            self._events.scalar(name, value, step)
+        self._events.flush()
+
+    def _export(self, step: int, rate: float, loss: float) -> None:
+        for shown, value in zip(self._gauges, (step, rate, loss), strict=True):
+            shown.set(value, tags={"network": self._about["job"]})
+
+    def _write_progress(self, step: int, logged: Mapping[str, float]) -> None:
+        self._written = time.monotonic()
+        content = {
+            **self._about,
+            "step": step,
+            "logged": logged,
+            "scores": self._scores,
+            "found": self._found,
+        }
+        write_bytes(self._progress, json.dumps(content).encode())

@@ -1,0 +1,280 @@
+"""Trains networks on Ray Train workers, and goes on where an earlier start was cut off."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayActorError
+from ray.train import (
+    CheckpointConfig,
+    ControllerError,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
+)
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from manynet.config.settings import TrainSettings
+from manynet.data import Data, Features
+from manynet.errors import ManynetError
+from manynet.learning.fused_tables import check_installed
+from manynet.learning.strategy import TrainingError, load_strategy
+from manynet.space.search_space import Architecture, SearchSpace
+from manynet.storage import absolute, exists, join, locate, read_bytes, read_json, unwritable
+from manynet.training import checkpoints as checkpoint
+from manynet.training import loop as training_loop
+from manynet.training.log import CURVES, PROGRESS
+from manynet.training.loop import CHECKPOINTS, RESULT, Job, Work, load_weights
+from manynet.training.progress import training_bar
+from manynet.training.results import (
+    Trained,
+    check_identity,
+    digest,
+    identity,
+    load_subnet,
+    required,
+    result,
+)
+
+__all__ = [
+    "SubnetJob",
+    "Trained",
+    "TrainingError",
+    "TrainingStopped",
+    "load_subnet",
+    "load_weights",
+    "train_subnets",
+    "train_supernet",
+]
+
+_KEPT = 2
+# Workers wait for each other through a validation; Ray Train itself notices when one is gone.
+_COLLECTIVE_SECONDS = 24 * 3600
+
+
+class TrainingStopped(TrainingError):
+    """Training was interrupted; started again, it goes on."""
+
+
+@dataclass(frozen=True)
+class SubnetJob:
+    """A subnet to train.
+
+    Attributes:
+        key: unique among the jobs; names the subnet's folder.
+        arch: its architecture.
+        settings: how; its seed also makes random weights.
+        weights: address of the supernet weights it is extracted from; None starts from random weights.
+    """
+
+    key: str
+    arch: Architecture
+    settings: TrainSettings
+    weights: str | None = None
+
+
+def train_supernet(
+    space: SearchSpace,
+    data: Data,
+    settings: TrainSettings,
+    folder: str | Path,
+    validation_examples: int = 10_000,
+) -> Trained:
+    """Train shared weights, or go on with it, or return what is there already.
+
+    Leaves ``weights.safetensors``, ``result.json``, ``curves.jsonl``, ``tensorboard/`` and the newest
+    ``checkpoints/`` in ``folder``.
+
+    Args:
+        folder: local, or any address that pyarrow opens and all nodes reach.
+        validation_examples: examples of the validation split that are scored, at most.
+
+    Raises:
+        TrainingError: when it cannot start as asked, a checkpoint is damaged, or training diverges.
+        TrainingStopped: when interrupted.
+    """
+    job = Job("supernet", absolute(folder), settings, identity(space, data, settings))
+    return _train([job], space, data, absolute(folder), validation_examples)[0]
+
+
+def train_subnets(
+    jobs: Sequence[SubnetJob],
+    space: SearchSpace,
+    data: Data,
+    folder: str | Path,
+    validation_examples: int = 10_000,
+) -> dict[str, Trained]:
+    """Train several subnets, one after another on one group of workers; finished ones are not repeated.
+
+    Each leaves the files of :func:`train_supernet` in ``folder/<key>``.
+
+    Args:
+        jobs: all with the same ``workers`` and ``threads``.
+        folder: as :func:`train_supernet`.
+        validation_examples: as :func:`train_supernet`.
+
+    Returns:
+        What each key's job gave; see :func:`load_subnet`.
+
+    Raises:
+        TrainingError: as :func:`train_supernet`.
+    """
+    if len({job.key for job in jobs}) < len(jobs):
+        raise TrainingError("jobs must have different keys, but got some twice")
+    if len({(job.settings.workers, job.settings.threads) for job in jobs}) > 1:
+        raise TrainingError("jobs must agree on workers and threads, but they differ")
+    address = absolute(folder)
+    made = [_subnet_job(job, space, data, address) for job in jobs]
+    results = _train(made, space, data, address, validation_examples)
+    return dict(zip([job.key for job in jobs], results, strict=True))
+
+
+def check(settings: TrainSettings, trains: str) -> None:
+    """Refuse settings that training would fail on; ``trains`` is ``supernet`` or ``subnet``.
+
+    Raises:
+        TrainingError: for a strategy that does not exist or does not fit, or an uneven batch.
+    """
+    load_strategy(settings.strategy, settings.strategy_options, trains)
+    if settings.batch_size % settings.workers:
+        raise TrainingError(
+            f"batch_size must be a multiple of workers, but got {settings.batch_size} and {settings.workers}"
+        )
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Whether training in ``folder`` has ended."""
+    return read_json(join(absolute(folder), RESULT)) is not None
+
+
+def curves(folder: str | Path) -> list[dict[str, float]]:
+    """What training in ``folder`` measured so far, one row an evaluation: see :class:`Trained`."""
+    address = join(absolute(folder), CURVES)
+    lines = read_bytes(address).decode().splitlines() if exists(address) else []
+    return [json.loads(line) for line in lines]
+
+
+def _subnet_job(job: SubnetJob, space: SearchSpace, data: Data, folder: str) -> Job:
+    arch = space.canonical(job.arch)
+    weights = None if job.weights is None else digest(job.weights)
+    about = identity(space, data, job.settings, arch, weights)
+    return Job(job.key, join(folder, job.key), job.settings, about, arch, job.weights)
+
+
+def _train(
+    jobs: Sequence[Job], space: SearchSpace, data: Data, folder: str, validation_examples: int
+) -> list[Trained]:
+    for job in jobs:
+        check(job.settings, job.trains)
+    if isinstance(data.features, Features):
+        check_installed()
+    missing = [job for job in jobs if result(job) is None]
+    if missing:
+        _check_checkpoints(missing, folder)
+        _check_cluster(missing[0].settings)
+        checkpoint.prune(join(folder, CHECKPOINTS), _KEPT)
+        _run(Work(space, data, missing, folder, validation_examples))
+        # A supernet's last checkpoints may still be wanted; a finished subnet is its own.
+        checkpoint.prune(join(folder, CHECKPOINTS), _KEPT if jobs[0].arch is None else 0)
+    return [required(job) for job in jobs]
+
+
+def _run(work: Work) -> None:
+    settings = work.jobs[0].settings
+    gpu = _cluster("GPU") >= settings.workers
+    filesystem, path = locate(join(work.folder, CHECKPOINTS))
+    trainer = TorchTrainer(
+        training_loop.run,
+        train_loop_config={"work": ray.put(work)},
+        torch_config=TorchConfig(timeout_s=_COLLECTIVE_SECONDS),
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers, use_gpu=gpu, resources_per_worker=_resources(settings, gpu)
+        ),
+        # Ray's type hints show the first version's arguments; what runs is the second.
+        run_config=RunConfig(  # type: ignore[call-arg]
+            # Never a name that exists: Ray Train would take back that run's own list of checkpoints.
+            name=f"run-{datetime.now(UTC):%Y%m%dT%H%M%S%f}",
+            # Checkpoints must be on a filesystem that equals this one.
+            storage_path=path,
+            storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    with training_bar(join(work.folder, PROGRESS)), _interrupt_handler_kept():
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            raise _explained(error, work.folder) from error
+        except (KeyboardInterrupt, SystemExit, RayActorError) as error:
+            # On Ctrl-C Ray Train stops the workers, then leaves by whichever of these comes first.
+            raise TrainingStopped(_where_it_stopped(work)) from error
+
+
+def _explained(error: TrainingFailedError, folder: str) -> ManynetError:
+    if isinstance(error, ControllerError) and isinstance(error.controller_failure, OSError):
+        # Ray Train keeps its own state beside the checkpoints.
+        return unwritable(folder, error.controller_failure)
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    causes = [getattr(failure, "_base_exc", failure) for failure in failures.values()]
+    for cause in causes:
+        if isinstance(cause, ManynetError):
+            return cause
+    what = f"{type(causes[0]).__name__}: {causes[0]}" if causes else str(error)
+    return TrainingError(f"training failed on a worker: {what}")
+
+
+def _where_it_stopped(work: Work) -> str:
+    for job in work.jobs:
+        if result(job) is None:
+            found = checkpoint.find(join(work.folder, CHECKPOINTS), job.name)
+            step = found[0].step if found else 0
+            return f"training of {job.name} was stopped; a resume goes on from step {step} of {job.settings.steps}"
+    return "training was stopped after its last step; a resume takes its results"
+
+
+@contextmanager
+def _interrupt_handler_kept() -> Iterator[None]:
+    """Ray Train leaves its Ctrl-C handler behind, which would act on a run that is over."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _check_checkpoints(jobs: Sequence[Job], folder: str) -> None:
+    for job in jobs:
+        for found in checkpoint.find(join(folder, CHECKPOINTS), job.name)[:1]:
+            found.verify()
+            check_identity(job, (found.manifest or {})["identity"], join(folder, CHECKPOINTS))
+
+
+def _check_cluster(settings: TrainSettings) -> None:
+    needed, there = settings.workers * settings.threads, _cluster("CPU")
+    if needed > there:
+        raise TrainingError(
+            f"train.workers x train.threads must be at most the cluster's CPUs ({there:g}), "
+            f"but got {settings.workers} x {settings.threads}"
+        )
+
+
+def _cluster(resource: str) -> float:
+    return float(ray.cluster_resources().get(resource, 0))
+
+
+def _resources(settings: TrainSettings, gpu: bool) -> dict[str, float]:
+    return {"CPU": settings.threads, **({"GPU": 1} if gpu else {})}
