@@ -1,0 +1,5 @@
+"""Families of networks that can be searched: model and search space together."""
+
+if __name__ != "manynet.search_spaces":
+    # No file is imported under two names: classes would not be the same.
+    raise ImportError("search_spaces is part of Manynet: import manynet.search_spaces")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 # pytest's own `pythonpath` reaches only this process; Ray's workers read the variable.
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(ROOT / "platform"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    [str(ROOT / "platform"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
 

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from typer.testing import CliRunner
 
 import manynet as mn
-from manynet import references as reference
+from manynet import references
 from manynet.cli import app
 from manynet.config.settings import SearchSettings
 from manynet.errors import ManynetError
@@ -204,7 +204,7 @@ def test_a_server_that_goes_away_ends_a_search_in_one_line(
 ) -> None:
     address = f"s3://studies/run{mortal_s3.options}"
     keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    space = reference.load_one(mn.SearchSpace, "search_spaces.vit:tiny")
+    space = references.load_one(mn.SearchSpace, "search_spaces.vit:tiny")
     process = mortal_s3.process.pid
 
     def prepare() -> Callable[[Any], Evaluation]:

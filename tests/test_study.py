@@ -17,7 +17,7 @@ from ray import tune
 from typer.testing import CliRunner
 
 import manynet as mn
-from manynet import references as reference
+from manynet import references
 from manynet.cli import app
 from manynet.cli.watching.study_folder import read_study
 from manynet.config.experiment import parse_experiment, read_experiment
@@ -320,7 +320,7 @@ def test_every_presets_domains_run_in_a_stock_tuner(ray_cluster: None, tmp_path:
     presets += ["nasrec:tiny", "nasrec:full", "dmasking:tiny", "dmasking:fbnetv2"]
     presets += ["pit:tiny", "pit:imagenet"]
     for preset in presets:
-        found: mn.SearchSpace = reference.load(f"search_spaces.{preset}")
+        found: mn.SearchSpace = references.load(f"search_spaces.{preset}")
         for algorithm in (None, OptunaSearch(metric="macs", mode="min", seed=0)):
             results = tune.Tuner(
                 tune.with_resources(_macs_of(preset), {"cpu": 0.5}),
@@ -344,9 +344,9 @@ def test_every_presets_domains_run_in_a_stock_tuner(ray_cluster: None, tmp_path:
 def _macs_of(preset: str) -> Any:
     def evaluate(config: dict[str, Any]) -> dict[str, float]:
         import manynet as mn
-        from manynet import references as reference
+        from manynet import references
 
-        space = reference.load(f"search_spaces.{preset}")
+        space = references.load(f"search_spaces.{preset}")
         return {"macs": mn.cost(space, space.canonical(config)).macs}
 
     return evaluate

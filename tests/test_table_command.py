@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from manynet import references as reference
+from manynet import references
 from manynet.latency.table import LatencyTable
 from manynet.space.search_space import SearchSpace
 
@@ -49,7 +49,7 @@ def test_a_table_is_measured_on_a_device_and_told_how_far_it_agrees(tmp_path: Pa
     assert "measure: 3 of 6" in ran.stderr and "check: 10 of 10" in ran.stderr
     table = LatencyTable.read(tmp_path / "table.json")
     assert table.device == "host/torch" and "version" in table.tool
-    space = reference.load_one(SearchSpace, f"{tmp_path / 'nets.py'}:space")
+    space = references.load_one(SearchSpace, f"{tmp_path / 'nets.py'}:space")
     assert table.milliseconds(space, space.largest) > table.milliseconds(space, space.smallest)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from manynet import references as reference
+from manynet import references
 from manynet.data import Batch
 from manynet.elastic.count import Count, Expectation
 from manynet.latency.table import LatencyTable
@@ -91,7 +91,7 @@ class Differentiable(Strategy):
         self.learning_rate, self.every, self.warmup = learning_rate, every, warmup
         self.held_out = held_out
         self.table = None if table is None else LatencyTable.read(table)
-        self.term: Term = reference.load(term)
+        self.term: Term = references.load(term)
         self.drawn = drawn
 
     def start(self, space: SearchSpace, device: torch.device) -> None:

@@ -12,7 +12,6 @@ import shlex
 import sys
 
 import manynet
-import manynet.trainers
 from manynet.runtime import jobs
 
 
@@ -29,7 +28,7 @@ def main() -> None:
     job = client.submit_job(
         entrypoint=shlex.join(["python", options.script, *options.arguments]),
         # The nodes then need neither installed, and run the same as this machine.
-        runtime_env={"working_dir": options.folder, "py_modules": [*manynet.__path__, *trainers.__path__]},
+        runtime_env={"working_dir": options.folder, "py_modules": list(manynet.__path__)},
     )
     jobs.follow(client, job)
 

@@ -11,22 +11,21 @@ if TYPE_CHECKING:
     from manynet.space.subnet import Cost, Subnet, cost, extract
     from manynet.studies.study import Study
 else:
-    from manynet.lazy import lazily
+    import pkgutil
 
-    __getattr__ = lazily(
+    import lazy_loader
+
+    # A command that needs no PyTorch does not wait for it.
+    __getattr__, _, _ = lazy_loader.attach(
         __name__,
-        {
-            "Architecture": "space",
-            "ArchitectureError": "domains",
-            "Cost": "subnet",
-            "ManynetError": "errors",
-            "SearchSpace": "space",
-            "SpaceError": "domains",
-            "Study": "study",
-            "Subnet": "subnet",
-            "Supernet": "space",
-            "cost": "subnet",
-            "extract": "subnet",
+        submodules=[module.name for module in pkgutil.iter_modules(__path__)],
+        submod_attrs={
+            "errors": ["ManynetError"],
+            "space": ["tasks"],
+            "space.domains": ["ArchitectureError", "SpaceError"],
+            "space.search_space": ["Architecture", "SearchSpace", "Supernet"],
+            "space.subnet": ["Cost", "Subnet", "cost", "extract"],
+            "studies.study": ["Study"],
         },
     )
 

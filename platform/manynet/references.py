@@ -1,11 +1,13 @@
-"""Names of things in Python modules: ``module:name``, or ``path/to/script.py:name``."""
+"""References to Python objects: ``module:name``, or ``path/to/script.py:name``."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from contextvars import ContextVar
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -13,6 +15,8 @@ from typing import Any, TypeVar
 from manynet.errors import ManynetError
 
 T = TypeVar("T")
+CONTENT = ("search_spaces", "trainers")
+"""Packages of Manynet whose modules need no ``manynet.`` in front."""
 _reading_script: ContextVar[bool] = ContextVar("reading_script", default=False)
 
 
@@ -30,6 +34,16 @@ def stop_if_reading_script() -> None:
         raise ScriptReadEnough
 
 
+def canonical(reference: str) -> str:
+    """The one spelling of a reference: ``trainers.sandwich:Sandwich`` gets ``manynet.`` in front.
+
+    A module in the user's own folder of that name comes before Manynet's, and keeps its name. Nothing is
+    imported.
+    """
+    module, colon, name = reference.rpartition(":")
+    return f"{_canonical_module(module)}{colon}{name}" if not module.endswith(".py") else reference
+
+
 def load(reference: str) -> Any:
     """Import what ``reference`` names.
 
@@ -44,7 +58,7 @@ def load(reference: str) -> Any:
         return getattr(module, name)
     except AttributeError:
         names = ", ".join(sorted(n for n in vars(module) if not n.startswith("_"))) or "nothing"
-        raise UnknownNameError(f"{reference!r} names nothing: {place} has {names}") from None
+        raise UnknownNameError(f"{reference!r} names nothing: {module.__name__} has {names}") from None
 
 
 def load_one(kind: type[T], reference: str) -> T:
@@ -79,11 +93,35 @@ def _name_in(module: ModuleType, value: object) -> str | None:
     return next((name for name, held in list(vars(module).items()) if held is value), None)
 
 
+def _canonical_module(name: str) -> str:
+    package, _, rest = name.partition(".")
+    if package not in CONTENT or _is_users_own(package, rest.partition(".")[0]):
+        return name
+    return f"manynet.{name}"
+
+
+def _is_users_own(package: str, module: str) -> bool:
+    """Whether a package on the path, other than Manynet's, holds the module."""
+    spec = importlib.util.find_spec(package)
+    folders: Sequence[str] = list(spec.submodule_search_locations or []) if spec else []
+    if not folders or _is_manynets(package, Path(folders[0])):
+        return False
+    return not module or PathFinder.find_spec(f"{package}.{module}", folders) is not None
+
+
+def _is_manynets(package: str, folder: Path) -> bool:
+    """Whether a folder is Manynet's, or a copy of it: a job's working directory holds one."""
+    ours = Path(__file__).parent / package / "__init__.py"
+    its = folder / "__init__.py"
+    return its.is_file() and its.read_bytes() == ours.read_bytes()
+
+
 def _module(name: str, reference: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(_canonical_module(name))
     except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+        missing = (error.name or "").removeprefix("manynet.")
+        if missing and (name.removeprefix("manynet.") + ".").startswith(missing + "."):
             raise UnknownNameError(f"{reference!r} names no module: there is no {error.name}") from None
         raise
 

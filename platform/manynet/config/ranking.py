@@ -9,13 +9,13 @@ from typing import Any
 from pydantic import Field, PositiveInt
 
 from manynet.config.experiment import ExperimentError, read_mapping
-from manynet.config.settings import SearchSettings, Settings, TrainSettings
+from manynet.config.settings import Reference, SearchSettings, Settings, TrainSettings
 
 
 class AnchorsSettings(TrainSettings):
     """How the anchors are drawn and trained alone."""
 
-    strategy: str = Field("trainers.finetune:FineTune", description="how an anchor is trained")
+    strategy: Reference = Field("manynet.trainers.finetune:FineTune", description="how an anchor is trained")
     count: PositiveInt = Field(
         16, ge=3, description="architectures trained alone, drawn from the space's prior"
     )

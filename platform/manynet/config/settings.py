@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
+from manynet import references
 from manynet.errors import ManynetError
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Scalar = bool | int | float | str
+Reference = Annotated[str, AfterValidator(references.canonical)]
+"""``module:name``, kept in its one spelling, so that a study says the same wherever it is resumed."""
 
 
 class SettingsError(ManynetError, ValueError):
@@ -56,8 +67,8 @@ def _one_line(model: type[Settings], error: ValidationError) -> str:
 class TrainSettings(Settings):
     """How shared weights are trained."""
 
-    strategy: str = Field(
-        "trainers.sandwich:Sandwich", description="which architectures a step trains, and the loss"
+    strategy: Reference = Field(
+        "manynet.trainers.sandwich:Sandwich", description="which architectures a step trains, and the loss"
     )
     strategy_options: dict[str, Scalar] = Field(default_factory=dict, description="arguments of the strategy")
     steps: PositiveInt = Field(1000, description="optimizer steps")
@@ -107,7 +118,7 @@ class SearchSettings(Settings):
         default_factory=list, description="<column> <op> <number>, e.g. parameters <= 1e6"
     )
     evaluations: PositiveInt = Field(200, description="distinct architectures to evaluate")
-    sampler: str = Field("nsga2", description="a name in manynet.samplers, or module:name")
+    sampler: Reference = Field("nsga2", description="a name in manynet.samplers, or module:name")
     sampler_options: dict[str, Scalar] = Field(default_factory=dict, description="arguments of the sampler")
     evaluators: PositiveInt = Field(2, description="candidates evaluated side by side")
     batch_size: PositiveInt = Field(256, description="examples a forward pass of an evaluation")
@@ -142,7 +153,9 @@ class SearchSettings(Settings):
 class FinalistsSettings(TrainSettings):
     """How winners are trained further, and how many anchors are trained alone to judge the ranking."""
 
-    strategy: str = Field("trainers.finetune:FineTune", description="how a finalist is trained further")
+    strategy: Reference = Field(
+        "manynet.trainers.finetune:FineTune", description="how a finalist is trained further"
+    )
     steps: PositiveInt = Field(500, description="optimizer steps a finalist")
     learning_rate: PositiveFloat = Field(3e-4, description="peak of a finalist's cosine schedule")
     count: PositiveInt = Field(3, description="finalists, spread over the Pareto front")

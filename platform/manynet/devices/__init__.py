@@ -11,22 +11,18 @@ if TYPE_CHECKING:
     from manynet.devices.placement import resources
     from manynet.devices.pool import DevicePool, running
 else:
-    from manynet.lazy import lazily
+    import lazy_loader
 
-    __getattr__ = lazily(
+    __getattr__, _, _ = lazy_loader.attach(
         __name__,
-        {
-            "DeviceError": "errors",
-            "DeviceLostError": "errors",
-            "DeviceName": "name",
-            "DevicePool": "pool",
-            "Lease": "lease",
-            "Listing": "listing",
-            "Measurement": "measurement",
-            "MeasurementError": "errors",
-            "list_devices": "listing",
-            "resources": "placement",
-            "running": "pool",
+        submod_attrs={
+            "errors": ["DeviceError", "DeviceLostError", "MeasurementError"],
+            "lease": ["Lease"],
+            "listing": ["Listing", "list_devices"],
+            "measurement": ["Measurement"],
+            "name": ["DeviceName"],
+            "placement": ["resources"],
+            "pool": ["DevicePool", "running"],
         },
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from manynet import references as reference
+from manynet import references
 from manynet.data import Batch
 from manynet.errors import ManynetError
 from manynet.space.search_space import Architecture, SearchSpace
@@ -120,7 +120,7 @@ def load_strategy(name: str, options: Mapping[str, Any], trains: str) -> Strateg
         TrainingError: when it is no strategy, trains something else, or does not take an option.
         manynet.references.UnknownNameError: when there is nothing of that name.
     """
-    kind = reference.load(name)
+    kind = references.load(name)
     if not (isinstance(kind, type) and issubclass(kind, Strategy)) or inspect.isabstract(kind):
         raise TrainingError(
             f"a strategy must be a concrete subclass of manynet.learning.strategy.Strategy, but got {name!r}"

@@ -21,6 +21,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from manynet.config.experiment import Experiment, variants
 from manynet.errors import ManynetError
+from manynet.references import canonical
 from manynet.runtime.ray_session import TOKEN, installed
 from manynet.storage import absolute, locate
 
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 DASHBOARD = "http://127.0.0.1:8265"
 """Where jobs go when no address is given: Ray's default, on this machine."""
 _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-_OURS = ("manynet", "search_spaces", "trainers")
+_OURS = "manynet"
 _POLL_SECONDS = 0.5
 _QUIET_SECONDS = 10.0
 """A job that waits longer than this is told of."""
@@ -178,8 +179,8 @@ def _modules(experiment: Experiment) -> list[str]:
     """Top-level modules that an experiment needs."""
     spaces = [each.space for each in (variants(experiment).values() if experiment.sweep else [experiment])]
     # A script's path is in the working directory.
-    named = [space.partition(":")[0].split(".")[0] for space in spaces if ".py:" not in space]
-    return list(dict.fromkeys([*_OURS, *named]))
+    named = [canonical(space).partition(":")[0].split(".")[0] for space in spaces if ".py:" not in space]
+    return list(dict.fromkeys([_OURS, *named]))
 
 
 def _shipped(name: str) -> Path | None:
@@ -188,7 +189,7 @@ def _shipped(name: str) -> Path | None:
     if spec is None or spec.origin is None:
         return None
     path = Path(next(iter(spec.submodule_search_locations or [spec.origin]))).resolve()
-    if path.parent == Path.cwd() or (name not in _OURS and installed(path)):
+    if path.parent == Path.cwd() or (name != _OURS and installed(path)):
         return None
     return path
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import optuna
 
-from manynet import references as reference
-from manynet import samplers
+from manynet import references, samplers
 from manynet.errors import ManynetError
 from manynet.records.conditions import Objective
 
@@ -49,7 +48,7 @@ def load(
 
 def _named(name: str) -> Any:
     if ":" in name:
-        return reference.load(name)
+        return references.load(name)
     if name not in samplers.__all__:
         known = ", ".join(sorted(samplers.__all__))
         raise SamplerError(f"sampler must be one of ({known}) or module:name, but got {name!r}")

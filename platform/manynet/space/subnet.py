@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import nn
 
-from manynet import references as reference
+from manynet import references
 from manynet.data.features import Features
 from manynet.elastic.layer import Elastic
 from manynet.elastic.recorder import Recorder, watch
@@ -79,7 +79,7 @@ class Subnet(nn.Module):
             ExportError: when a file is missing or damaged, or the space is not the one it came from.
         """
         description = _description(folder)
-        space = reference.load(description["space"])
+        space = references.load(description["space"])
         if description.get("features"):
             space = space.fitted(Features.from_dict(description["features"]))
         if space.digest != description["space_digest"]:

@@ -13,7 +13,7 @@ from typing import cast
 import ray
 import torch
 
-from manynet import references as reference
+from manynet import references
 from manynet.config.experiment import ExperimentError
 from manynet.config.ranking import RankSettings
 from manynet.config.settings import SearchSettings, TrainSettings
@@ -86,7 +86,7 @@ class RankingStudy:
         loaded: str | Data = settings.data
         self.subjects = []
         for name, place in settings.spaces.items():
-            space, loaded = fit_together(reference.load_one(SearchSpace, place), loaded)
+            space, loaded = fit_together(references.load_one(SearchSpace, place), loaded)
             self.subjects.append(
                 Subject(name, space, anchors(space, settings.anchors.count, self.anchors.seed))
             )

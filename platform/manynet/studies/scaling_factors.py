@@ -16,7 +16,7 @@ from typing import Any
 
 from ray.tune.search.sample import Categorical, Integer
 
-from manynet import references as reference
+from manynet import references
 from manynet.errors import ManynetError
 from manynet.space.domains import Options, Value, allowed, bounds, extremes, size, step_of
 from manynet.space.search_space import Architecture, SearchSpace
@@ -62,15 +62,15 @@ class Family:
         Raises:
             ManynetError: when one of the three is not there, or they do not fit.
         """
-        found = reference.load_one(SearchSpace, space)
+        found = references.load_one(SearchSpace, space)
         place = space.rpartition(":")[0]
         try:
-            scales = reference.load(f"{place}:scales")
-        except reference.UnknownNameError:
+            scales = references.load(f"{place}:scales")
+        except references.UnknownNameError:
             raise ScalingError(
                 f"a space is scaled by the function scales of its module, but {place} has none"
             ) from None
-        return cls(found, scales, reference.load_one(dict, default))
+        return cls(found, scales, references.load_one(dict, default))
 
     def quantities(self, arch: Architecture) -> Quantities:
         """What may be scaled, a number for each part.

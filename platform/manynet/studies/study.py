@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from manynet import references as reference
+from manynet import references
 from manynet.config.experiment import Experiment, parse_experiment, takes, variants
 from manynet.config.settings import FinalistsSettings, SearchSettings, Settings, TrainSettings
 from manynet.data import Data
@@ -75,12 +75,12 @@ class Study:
     """
 
     def __init__(self, folder: str | Path, space: SearchSpace | str, data: str | Data = "digits") -> None:
-        reference.stop_if_reading_script()
+        references.stop_if_reading_script()
         self.folder = absolute(folder)
-        self._declared = reference.load_one(SearchSpace, space) if isinstance(space, str) else space
+        self._declared = references.load_one(SearchSpace, space) if isinstance(space, str) else space
         self._data = data
         self._result: Trained | None = None
-        found = space if isinstance(space, str) else reference.find(space)
+        found = space if isinstance(space, str) else references.find(space)
         name = data if isinstance(data, str) else data.name
         self.ledger = Ledger(join(self.folder, "ledger"))
         asked = Experiment(study=self.folder, space=found or "", data=name, space_digest=self.space.digest)

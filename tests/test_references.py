@@ -1,0 +1,116 @@
+"""Names of spaces and strategies: found, loaded, and refused in one line."""
+
+import importlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from manynet import references
+from manynet.references import UnknownNameError
+from manynet.search_spaces import vit
+
+SCRIPT = """
+import sys
+from ray import tune
+import manynet as mn
+
+class Net(mn.Supernet):
+    def __init__(self):
+        super().__init__()
+        self.head = mn.elastic.Linear(64, 10)
+    def forward(self, x, arch):
+        return self.head(x.flatten(1)[:, :arch["width"]], in_features=arch["width"])
+
+space = mn.SearchSpace("mine", {"width": tune.choice([8, 64])}, Net, mn.tasks.Classification(10), (1, 8, 8))
+print(mn.references.find(space))
+study = mn.Study(sys.argv[1], space)
+print("past the study")
+"""
+
+
+def test_a_preset_is_found_and_loaded_by_its_name() -> None:
+    assert references.find(vit.tiny) == "manynet.search_spaces.vit:tiny"
+    assert references.load("search_spaces.vit:tiny") is vit.tiny
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("search_spaces.vit", "a reference must be module:name"),
+        ("search_spaces.nowhere:x", "there is no manynet.search_spaces.nowhere"),
+        ("nowhere.at.all:x", "there is no nowhere"),
+        ("search_spaces.vit:gigantic", "names nothing: manynet.search_spaces.vit has .*tiny"),
+        ("missing.py:space", "a script's path must lead to a Python file"),
+        (":tiny", "a reference must be module:name"),
+    ],
+)
+def test_a_wrong_name_is_one_clear_line(name: str, message: str) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        references.load(name)
+
+
+def test_a_space_in_a_script_is_found_again_without_running_the_study(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text(SCRIPT)
+    ran = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    found, past = ran.stdout.splitlines()
+    assert (found, past) == (f"{script}:space", "past the study")
+    loaded = references.load(found)
+    assert loaded.name == "mine"
+    assert loaded.sample(0)
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A user's folder, first on the path; nothing that is imported from it stays."""
+    before = set(sys.modules)
+    # Python prefers a package with an __init__.py, as a checkout's root holds them, wherever it is on the path.
+    checkout = Path(__file__).parent.parent
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if Path(entry).resolve() != checkout])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in references.CONTENT:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("initialised", [True, False], ids=["package", "namespace"])
+def test_a_users_folder_neither_hides_manynets_nor_is_hidden(in_folder: Path, initialised: bool) -> None:
+    own = in_folder / "trainers"
+    own.mkdir()
+    if initialised:
+        (own / "__init__.py").touch()
+    (own / "mine.py").write_text("class Mine: ...\n")
+    assert references.load("trainers.mine:Mine").__module__ == "trainers.mine"
+    assert references.load("trainers.sandwich:Sandwich").__module__ == "manynet.trainers.sandwich"
+    assert references.canonical("trainers.mine:Mine") == "trainers.mine:Mine"
+    assert references.canonical("trainers.sandwich:Sandwich") == "manynet.trainers.sandwich:Sandwich"
+
+
+def test_a_users_module_comes_first_and_manynets_keeps_its_full_name(in_folder: Path) -> None:
+    (in_folder / "trainers").mkdir()
+    (in_folder / "trainers" / "sandwich.py").write_text("class Sandwich: ...\n")
+    assert references.load("trainers.sandwich:Sandwich").__module__ == "trainers.sandwich"
+    assert references.load("manynet.trainers.sandwich:Sandwich").__module__ == "manynet.trainers.sandwich"
+
+
+def test_no_file_is_imported_under_two_names(in_folder: Path) -> None:
+    # A checkout's root, and the working directory of a job, hold the content's folders.
+    shutil.copytree(Path(vit.__file__).parent, in_folder / "search_spaces")
+    assert references.load("search_spaces.vit:tiny") is vit.tiny
+    with pytest.raises(ImportError, match="import manynet.search_spaces"):
+        importlib.import_module("search_spaces.vit")
+
+
+def test_a_value_that_no_module_holds_is_not_found() -> None:
+    assert references.find(object()) is None
