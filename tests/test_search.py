@@ -25,12 +25,15 @@ from manynet.devices import DeviceLostError
 from manynet.records.conditions import parse_conditions, parse_objectives
 from manynet.records.ledger import Ledger, Record
 from manynet.samplers import loading
+from manynet.search.checks import SearchError, check_reachable
 from manynet.search.distributions import DomainError, complete, distributions
-from manynet.search.evaluator import Evaluation, Prepare, Provenance
+from manynet.search.evaluator import Prepare, Provenance
+from manynet.search.outcome import Evaluation
 from manynet.search.progress import Progress
-from manynet.search.runs import SearchError, check_reachable, protocol, run, search
+from manynet.search.protocol import parse_goals, protocol
+from manynet.search.runs import run, search
 from manynet.search.scoring import calibration_batches
-from manynet.search.searcher import ArchitectureSearcher
+from manynet.search.searcher import ArchitectureSearcher, Phase
 from manynet.space import tasks
 from manynet.space.evaluation import score
 from manynet.space.search_space import SearchSpace, Supernet
@@ -164,12 +167,12 @@ def test_pending_architectures_are_not_proposed_again() -> None:
     pending = [one.suggest(str(index)) for index in range(6)]
     assert len({json.dumps(arch) for arch in pending}) == 6
     # All six are pending: there is nothing to propose, but the search is not over either.
-    assert one.suggest("6") is None and not one.finished
+    assert one.suggest("6") is None and one.phase is Phase.WAITING
     for index, arch in enumerate(pending):
         assert isinstance(arch, dict)
         one.on_trial_complete(str(index), toy_metrics(arch))
     assert one.suggest("7") == "FINISHED"
-    assert one.finished and one.exhausted
+    assert one.phase is Phase.EXHAUSTED
 
 
 def test_a_share_ends_a_tune_run_and_not_the_search() -> None:
@@ -179,13 +182,12 @@ def test_a_share_ends_a_tune_run_and_not_the_search() -> None:
     assert one.suggest("waits") is None, "results of the share are still to come"
     for index, arch in enumerate(first):
         assert isinstance(arch, dict)
-        assert not one.share_is_done
+        assert one.phase is Phase.WAITING
         one.on_trial_complete(str(index), toy_metrics(arch))
-    assert one.share_is_done
-    assert one.suggest("ends") == "FINISHED" and not one.finished
+    assert one.suggest("ends") == "FINISHED" and one.phase is Phase.PAUSED
     one.share(3)
     assert len(finish(one)) == 2
-    assert one.finished and len(one.done) == 5
+    assert one.phase is Phase.COMPLETE and len(one.done) == 5
 
 
 def test_stops_asking_when_the_last_are_pending() -> None:
@@ -251,14 +253,14 @@ def test_gives_up_when_the_first_all_fail() -> None:
     for index in range(5):
         assert isinstance(one.suggest(str(index)), dict)
         one.on_trial_complete(str(index), {"failure": "ValueError: no"})
-    assert one.suggest("5") == "FINISHED" and one.hopeless
+    assert one.suggest("5") == "FINISHED" and one.phase is Phase.HOPELESS
 
 
 def test_gives_up_at_once_when_what_all_need_is_gone() -> None:
     one = searcher(toy_space(), 20)
     assert isinstance(one.suggest("0"), dict)
     one.on_trial_complete("0", {"failure": "DeviceLostError: gone", "hopeless": True})
-    assert one.suggest("1") == "FINISHED" and one.hopeless
+    assert one.suggest("1") == "FINISHED" and one.phase is Phase.HOPELESS
 
 
 # What is refused before anything runs
@@ -292,9 +294,15 @@ def test_a_latency_needs_a_device() -> None:
 
 
 def test_the_protocol_names_what_decides_a_record() -> None:
-    assert protocol(settings(), toy_space().task) == "validation=10000 calibration=8x256"
-    more = settings(objectives=["latency@b:min"], constraints=["latency@a <= 3"], calibration_batches=2)
-    assert protocol(more, toy_space().task) == "validation=10000 calibration=2x256 latency@a latency@b"
+    def of(**changes: Any) -> str:
+        return protocol(settings(**changes), parse_goals(settings(**changes), toy_space().task))
+
+    plain = of()
+    assert of(evaluations=7, evaluators=3, sampler="random", seed=1, trackers=["wandb"]) == plain
+    decides = {"batch_size": 3, "calibration_batches": 3, "finetune_steps": 3, "validation_examples": 3}
+    assert len({plain, *(of(**{name: value}) for name, value in decides.items())}) == 1 + len(decides)
+    measured = of(objectives=["latency@b:min"], constraints=["latency@a <= 3"])
+    assert measured == plain + " latency@a latency@b"
 
 
 # Domains

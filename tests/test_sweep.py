@@ -20,7 +20,8 @@ from manynet.config.experiment import parse_experiment, variants
 from manynet.config.settings import FinalistsSettings
 from manynet.errors import ManynetError
 from manynet.search_spaces import dmasking
-from manynet.studies.finalists import Handover
+from manynet.studies.alone import SubnetTrainer
+from manynet.studies.finalists import Finalists
 from manynet.studies.sweep import Sweep
 from manynet.training import checkpoints as checkpoint
 
@@ -85,13 +86,13 @@ def test_each_study_searches_evaluates_what_it_found_and_trains_it_from_random_w
 
 def test_finalists_of_random_and_of_shared_weights_are_different_trainings(sweep: Sweep) -> None:
     _, study = next(sweep.studies())
-    jobs = {}
+    trainer = SubnetTrainer(study.space, study.data, study.ledger, "folder", "digest")
+    (arch,) = (winner.architecture for winner in study.winners())
+    alone = {}
     for start in ("random", "shared"):
-        settings = FinalistsSettings(start=start)
-        handover = Handover(study.space, study.experiment.space, study.data, "digest", settings)
-        jobs[start] = handover.finalist_jobs(study.winners(), "weights")[0]
-    assert jobs["random"].weights is None and jobs["shared"].weights == "weights"
-    assert jobs["random"].key != jobs["shared"].key
+        alone[start] = Finalists(trainer, "weights", FinalistsSettings(start=start)).alone("finalist", arch)
+    assert alone["random"].weights is None and alone["shared"].weights == "weights"
+    assert trainer.key(alone["random"]) != trainer.key(alone["shared"])
 
 
 def test_the_page_of_all_studies_leads_to_each_of_them(sweep: Sweep) -> None:

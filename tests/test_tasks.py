@@ -19,7 +19,8 @@ from manynet.config.settings import SearchSettings
 from manynet.data import Categorical, DataError, Features, Images
 from manynet.errors import ManynetError
 from manynet.records.conditions import ConditionError, parse_conditions
-from manynet.search.runs import SearchError, check_reachable, wanted
+from manynet.search.checks import SearchError, check_reachable
+from manynet.search.protocol import parse_goals
 from manynet.space.tasks import Classification, ClickThrough, Task
 
 CLICKS = ClickThrough()
@@ -143,13 +144,17 @@ def test_tasks_refuse_data_they_cannot_learn() -> None:
 
 
 def test_objectives_follow_the_task() -> None:
-    assert [str(o) for o in wanted(SearchSettings(), CLICKS)[0]] == ["auc:max", "latency@host/torch:min"]
-    assert str(wanted(SearchSettings(), Classification(3))[0][0]) == "accuracy:max"
+    default = parse_goals(SearchSettings(), CLICKS)
+    assert [str(o) for o in default.objectives] == ["auc:max", "latency@host/torch:min"]
+    assert str(parse_goals(SearchSettings(), Classification(3)).objectives[0]) == "accuracy:max"
     asked = SearchSettings(objectives=["log_loss:min", "macs:min"], constraints=["auc >= 0.7"])
-    objectives, conditions = wanted(asked, CLICKS)
-    assert [str(one) for one in (*objectives, *conditions)] == ["log_loss:min", "macs:min", "auc >= 0.7"]
+    goals = parse_goals(asked, CLICKS)
+    assert [str(one) for one in (*goals.objectives, *goals.conditions)] == [
+        *("log_loss:min", "macs:min", "auc >= 0.7")
+    ]
+    assert goals.columns == ["log_loss", "macs", "auc"]
     with pytest.raises(ConditionError, match="columns are auc, log_loss, macs, parameters and latency"):
-        wanted(SearchSettings(objectives=["accuracy:max"]), CLICKS)
+        parse_goals(SearchSettings(objectives=["accuracy:max"]), CLICKS)
 
 
 @pytest.mark.parametrize("bound", ["auc >= 70", "auc >= -0.1"])

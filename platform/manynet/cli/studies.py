@@ -23,12 +23,15 @@ Folder = Annotated[
 ]
 
 
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace one of the values; may be repeated."),
+]
+
+
 def run(
     file: Annotated[Path, typer.Argument(help="Experiment file (YAML).", show_default=False)],
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Replace one of the file's values; may be repeated."),
-    ] = None,
+    changes: Changes = None,
 ) -> None:
     """Run an experiment file to its report.
 
@@ -50,18 +53,23 @@ def run(
         _run_study(Study.begin(experiment))
 
 
-def resume(folder: Folder) -> None:
-    """Go on with a study that was stopped, and write its report.
+def resume(folder: Folder, changes: Changes = None) -> None:
+    """Go on with a study that was stopped, or extend one that is done, and write its report.
 
-    Training goes on at its last checkpoint; no finished evaluation is done again.
+    Training goes on at its last checkpoint; no finished evaluation is done again. Settings that decide no result
+    may change: more `evaluations`, finalists (`count`) or `anchors`, other `evaluators`, `workers` or `trackers`.
+
+    Example: `manynet resume runs/mine --set search.evaluations=400 --set finalists.anchors=12`
     """
-    from manynet.studies.study import Study, recorded
+    from manynet.studies.on_record import recorded
+    from manynet.studies.study import Study
     from manynet.studies.sweep import Sweep
 
-    if recorded(folder).sweep:
-        _run_sweep(Sweep.open(folder))
+    experiment = recorded(folder, changes or [])
+    if experiment.sweep:
+        _run_sweep(Sweep.begin(experiment))
     else:
-        _run_study(Study.open(folder))
+        _run_study(Study.begin(experiment, folder))
 
 
 def best(

@@ -55,9 +55,9 @@ class Experiment(BaseModel):
         return {name: getattr(self, name) for name in STEPS if getattr(self, name) is not None}
 
     @property
-    def deciding(self) -> dict[str, Any]:
-        """All but the arguments that decide no result."""
-        return self.model_dump(exclude={name: set(model.aside) for name, model in STEPS.items()})
+    def fixed(self) -> dict[str, Any]:
+        """All that decides a result."""
+        return self.model_dump(exclude=set(STEPS)) | {name: s.fixed for name, s in self.steps.items()}
 
     def to_yaml(self) -> str:
         """The file that :func:`read_experiment` reads back."""

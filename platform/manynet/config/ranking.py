@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import Field, PositiveInt
 
 from manynet.config.experiment import ExperimentError, read_mapping
-from manynet.config.settings import Reference, SearchSettings, Settings, TrainSettings
+from manynet.config.settings import Recipe, Reference, SearchSettings, Settings, TrainSettings
 
 
-class AnchorsSettings(TrainSettings):
+class AnchorsSettings(Recipe):
     """How the anchors are drawn and trained alone."""
 
     strategy: Reference = Field("manynet.trainers.finetune:FineTune", description="how an anchor is trained")

@@ -40,6 +40,7 @@ class ReportContent:
             ``("logistic regression", 0.96)``.
         links: for a finalist's key, paths of its files relative to the report.
         facts: further lines of the heading, e.g. ``{"space": "vit-tiny", "data": "digits"}``.
+        settings: by step, what each setting was, as text.
         refresh: seconds after which the page loads itself again, because the run goes on; 0 is never.
 
     Raises:
@@ -58,6 +59,7 @@ class ReportContent:
     baseline: tuple[str, float] | None = None
     links: Mapping[str, Sequence[str]] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     refresh: float = 0
 
     def __post_init__(self) -> None:

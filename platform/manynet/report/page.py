@@ -55,7 +55,7 @@ def write_report(address: str | Path, content: ReportContent) -> None:
 
 def render(content: ReportContent) -> str:
     """The whole page."""
-    makers = (_pareto, _hypervolume, _chosen, _parallel, _training, _ranking, _finalists)
+    makers = (_pareto, _hypervolume, _chosen, _parallel, _training, _ranking, _finalists, _settings)
     sections = [maker(content) for maker in makers]
     return page(content.title, _facts(content), _summary(content), sections, content.refresh)
 
@@ -253,6 +253,23 @@ def _finalists(content: ReportContent) -> Section:
         reverse=best.maximise,
     )
     return Section("finalists", title, note, _table(content, ordered, content.links))
+
+
+def _settings(content: ReportContent) -> Section:
+    if not content.settings:
+        return Section("settings", "Settings", "", _empty("No step is on record yet."))
+    note = (
+        "What each step was made with. Where a setting changed on the way, how much was made with each value."
+    )
+    tables = [
+        f"<details><summary>{escape(step)}</summary><table><tbody>"
+        + "".join(
+            f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in settings.items()
+        )
+        + "</tbody></table></details>"
+        for step, settings in content.settings.items()
+    ]
+    return Section("settings", "Settings", note, "".join(tables))
 
 
 def _table(content: ReportContent, records: Sequence[Record], links: Mapping[str, Sequence[str]]) -> str:

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,29 +19,9 @@ from ray.exceptions import GetTimeoutError
 
 from manynet.errors import OutOfService
 from manynet.records.ledger import Ledger, Record, record_key
+from manynet.search.outcome import Evaluation, Failure, to_result
 
 logger = logging.getLogger(__name__)
-
-FAILURE = "failure"
-"""What an evaluator reports in place of metrics: the error, in one line."""
-HOPELESS = "hopeless"
-"""Reported with a failure that every further candidate would meet."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is known of one architecture after it ran.
-
-    Attributes:
-        metrics: ledger columns: the task's, ``macs``, ``parameters``, ``latency@<device>`` (ms).
-        measurements: the measurements behind the latencies, as the ledger keeps them.
-        details: anything else to keep.
-    """
-
-    metrics: Mapping[str, float]
-    measurements: Sequence[Mapping[str, Any]] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
-
 
 Architecture = Mapping[str, Any]
 Evaluate = Callable[[Architecture], Evaluation]
@@ -51,12 +31,19 @@ Prepare = Callable[[], Evaluate]
 
 @dataclass(frozen=True)
 class Provenance:
-    """All that decides a score besides the architecture: digests, and the protocol in words."""
+    """All that decides a score besides the architecture.
+
+    Attributes:
+        space, weights, data: digests.
+        protocol: what else decides it, in words.
+        made_with: settings that decide no score, as they are now; kept in each record's details.
+    """
 
     space: str
     weights: str
     data: str
     protocol: str
+    made_with: Mapping[str, Any] = field(default_factory=dict)
 
     def key(self, arch: Architecture) -> str:
         """The ledger key of one architecture's evaluation."""
@@ -74,7 +61,7 @@ class Provenance:
             protocol=self.protocol,
             metrics=dict(evaluation.metrics),
             measurements=list(evaluation.measurements),
-            details={**evaluation.details, **details},
+            details={**evaluation.details, "made_with": dict(self.made_with), **details},
         )
 
     def made(self, record: Record) -> bool:
@@ -155,9 +142,9 @@ class Evaluator(tune.Trainable):
             self._ledger.write(self._provenance.record(self.config, evaluation, **details))
         except Exception as error:
             logger.exception("candidate %s failed", self.config)
-            hopeless = isinstance(error, OutOfService)
-            return {FAILURE: f"{type(error).__name__}: {error}", HOPELESS: hopeless, "done": True}
-        return {**evaluation.metrics, "done": True}
+            reason = f"{type(error).__name__}: {error}"
+            return to_result(Failure(reason, hopeless=isinstance(error, OutOfService)))
+        return to_result(evaluation)
 
     def _wait_for_others(self) -> None:
         if self._gate is not None:

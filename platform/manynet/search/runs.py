@@ -13,27 +13,18 @@ import torch
 
 from manynet.config.settings import SearchSettings
 from manynet.data import Data
-from manynet.errors import ManynetError
-from manynet.learning.head_tuning import HEAD
-from manynet.records.conditions import (
-    COST,
-    LATENCY,
-    Condition,
-    Objective,
-    check_columns,
-    latency_devices,
-    parse_conditions,
-    parse_objectives,
-)
+from manynet.records.conditions import COST
+from manynet.records.goals import Goals
 from manynet.records.ledger import Ledger, Record
-from manynet.samplers import loading
 from manynet.search import trackers
 from manynet.search import tune as tune_run
+from manynet.search.checks import SearchError, check
 from manynet.search.evaluator import Prepare, Provenance
 from manynet.search.monitor import monitored
 from manynet.search.progress import Progress
+from manynet.search.protocol import parse_goals, provenance
 from manynet.search.scoring import Lease, Measure, Scoring
-from manynet.search.searcher import ASKS, DRAWS, STEPS, ArchitectureSearcher
+from manynet.search.searcher import ASKS, DRAWS, STEPS, ArchitectureSearcher, Phase
 from manynet.search.tally import Plan
 from manynet.space.search_space import Architecture, SearchSpace
 from manynet.space.tasks import Task
@@ -44,10 +35,6 @@ logger = logging.getLogger(__name__)
 
 CANDIDATES_A_RUN = 2000
 """Of one Tune run: it keeps every trial in the driver's memory (50 KB) and looks through them at every step."""
-
-
-class SearchError(ManynetError, RuntimeError):
-    """A search cannot start, or cannot go on."""
 
 
 def search(
@@ -77,13 +64,14 @@ def search(
         lease: entered once a batch by every evaluator.
         first: architectures to evaluate before any other.
     """
-    objectives, conditions = wanted(settings, space.task)
-    if measure is None and (devices := latency_devices([*objectives, *conditions])):
-        raise SearchError(f"a latency column needs a device that measures, but got none for {devices[0]!r}")
+    goals = parse_goals(settings, space.task)
+    if measure is None and goals.devices:
+        raise SearchError(
+            f"a latency column needs a device that measures, but got none for {goals.devices[0]!r}"
+        )
     prepare = Scoring(space, ray.put(dict(weights)), data, settings, measure, lease)
-    return run(
-        space, settings, ledger, prepare, provenance(space, weights_digest, data, settings), folder, first
-    )
+    made = provenance(space, weights_digest, data, settings, goals)
+    return run(space, settings, ledger, prepare, made, folder, first)
 
 
 def run(
@@ -119,8 +107,8 @@ def run(
             is found.
         MonitorError: another run searches the same study now.
     """
-    sampler = check(space, settings)
-    objectives, conditions = wanted(settings, space.task)
+    goals = parse_goals(settings, space.task)
+    sampler = check(space, settings, goals)
     records = [record for record in ledger.read() if provenance.made(record)]
     if len(records) >= settings.evaluations:
         return records
@@ -128,8 +116,8 @@ def run(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     searcher = ArchitectureSearcher(
         space,
-        objectives,
-        conditions,
+        goals.objectives,
+        goals.conditions,
         sampler,
         provenance,
         evaluations=settings.evaluations,
@@ -138,122 +126,51 @@ def run(
         first=first,
     )
     counts = (settings.evaluations, settings.evaluators)
-    plan = Plan(absolute(folder), space.name, objectives, conditions, *counts)
+    plan = Plan(absolute(folder), space.name, goals.objectives, goals.conditions, *counts)
     earlier = [Member(architecture=dict(r.architecture), metrics=dict(r.metrics)) for r in records]
     errors: list[BaseException] = []
     with (
-        monitored(plan, _columns(plan, space.task), earlier) as telling,
-        Progress(searcher, objectives, conditions, list(space.domains)) as progress,
+        monitored(plan, _columns(goals, space.task), earlier) as telling,
+        Progress(searcher, goals.objectives, goals.conditions, list(space.domains)) as progress,
     ):
-        while not searcher.finished:
+        while True:
             searcher.share(CANDIDATES_A_RUN)
             heard = [progress, telling, *trackers.callbacks(settings.trackers, absolute(folder))]
             errors += tune_run.fit(searcher, prepare, ledger, provenance, folder, settings.evaluators, heard)
-            if not searcher.finished and not searcher.share_is_done:
+            if searcher.phase in (Phase.PROPOSING, Phase.WAITING):
                 # Tune ends in good order on an interrupt and says nothing; the steps that follow must not run.
                 raise KeyboardInterrupt
             ledger.compact()
-    _judge(searcher, conditions, errors)
+            if searcher.phase is not Phase.PAUSED:
+                break
+    _judge(searcher, goals, errors)
     return [record for record in ledger.read() if provenance.made(record)]
 
 
-def check(space: SearchSpace, settings: SearchSettings) -> optuna.samplers.BaseSampler:
-    """Refuse settings that a search would fail on, before anything is trained for it; the sampler they ask for.
-
-    Raises:
-        ConditionError, SamplerError, SearchError: as :func:`run`.
-        TrackerError: a tracker cannot be told.
-    """
-    trackers.check(settings.trackers)
-    objectives, conditions = wanted(settings, space.task)
-    check_reachable(space, conditions)
-    if settings.finetune_steps and HEAD not in space.parts:
-        raise SearchError(
-            f"search.finetune_steps needs a supernet whose last layer is named {HEAD}, "
-            f"but that of {space.name!r} has ({', '.join(space.parts)})"
-        )
-    return loading.load(settings.sampler, settings.sampler_options, settings.seed, objectives)
-
-
-def provenance(space: SearchSpace, weights_digest: str, data: Data, settings: SearchSettings) -> Provenance:
-    """What a search's records have in common."""
-    return Provenance(space.digest, weights_digest, data.digest, protocol(settings, space.task))
-
-
-def wanted(settings: SearchSettings, task: Task) -> tuple[list[Objective], list[Condition]]:
-    """Objectives and conditions of a search, checked; by default the task's metric and latency here.
-
-    Raises:
-        ConditionError: one is misspelt or names a column no evaluation has.
-    """
-    default = [f"{task.metric}:max", f"{LATENCY}host/torch:min"]
-    objectives = parse_objectives(default if settings.objectives is None else settings.objectives)
-    conditions = parse_conditions(settings.constraints)
-    check_columns([*objectives, *conditions], task.columns)
-    return objectives, conditions
-
-
-def protocol(settings: SearchSettings, task: Task) -> str:
-    """What decides a candidate's record besides weights and data, in words: part of its ledger key."""
-    objectives, conditions = wanted(settings, task)
-    calibration = f"calibration={settings.calibration_batches}x{settings.batch_size}"
-    latencies = [LATENCY + device for device in sorted(latency_devices([*objectives, *conditions]))]
-    tuning = f"finetune={settings.finetune_steps}x{settings.batch_size}@{settings.finetune_learning_rate}"
-    tuned = [tuning] if settings.finetune_steps else []
-    isolated = ["isolated"] if settings.isolate and latencies else []
-    words = [f"validation={settings.validation_examples}", calibration, *tuned, *latencies, *isolated]
-    return " ".join(words)
-
-
-def check_reachable(space: SearchSpace, conditions: list[Condition]) -> None:
-    """Refuse bounds that no subnet can meet, before anything is evaluated.
-
-    Raises:
-        SearchError: for the first such bound.
-    """
-    for condition in conditions:
-        column, bound = condition.column, condition.bound
-        low, high = space.task.ranges.get(column, (bound, bound))
-        if not low <= bound <= high:
-            raise SearchError(f"a bound on {column} must be from {low:g} to {high:g}, but got '{condition}'")
-        if column.startswith(LATENCY) and bound <= 0:
-            raise SearchError(f"a bound on latency must be above 0 ms, but got '{condition}'")
-        if column in COST:
-            _check_cost(space, condition)
-
-
-def _check_cost(space: SearchSpace, condition: Condition) -> None:
-    least, most = (getattr(space.read(arch), condition.column) for arch in (space.smallest, space.largest))
-    reach = {"<": least, ">": most, "=": min(max(condition.bound, least), most)}
-    if not condition.holds({condition.column: reach[condition.operator[0]]}):
-        raise SearchError(
-            f"a bound on {condition.column} must be within the space's {least} to {most}, but got '{condition}'"
-        )
-
-
-def _columns(plan: Plan, task: Task) -> list[str]:
+def _columns(goals: Goals, task: Task) -> list[str]:
     """Columns of an evaluation that people are told of."""
-    asked = [*(o.column for o in plan.objectives), *(c.column for c in plan.conditions)]
-    return list(dict.fromkeys([*asked, *task.columns, *COST]))
+    return list(dict.fromkeys([*goals.columns, *task.columns, *COST]))
 
 
-def _judge(searcher: ArchitectureSearcher, conditions: list[Condition], errors: list[BaseException]) -> None:
+def _judge(searcher: ArchitectureSearcher, goals: Goals, errors: list[BaseException]) -> None:
     """Say why a search ended before its time, if it did."""
-    if searcher.hopeless:
+    if searcher.phase is Phase.HOPELESS:
         died = f" ({str(errors[-1]).strip().splitlines()[-1]})" if errors else ""
         raise SearchError(
             f"evaluations must succeed, but {len(searcher.failures)} failed, "
-            f"the last with {searcher.failures[-1]}{died}"
+            f"the last with {searcher.failures[-1].reason}{died}"
         )
-    if searcher.exhausted and not searcher.done:
-        texts = " and ".join(map(str, conditions))
+    if searcher.phase is not Phase.EXHAUSTED:
+        return
+    proposals = ASKS + STEPS + DRAWS
+    if not searcher.done:
+        texts = " and ".join(map(str, goals.conditions))
         raise SearchError(
-            f"constraints must leave architectures to evaluate, but none of {ASKS + STEPS + DRAWS} met '{texts}'"
+            f"constraints must leave architectures to evaluate, but none of {proposals} met '{texts}'"
         )
-    if searcher.exhausted:
-        logger.warning(
-            "search ended after %d of %d evaluations: no new architecture in %d proposals",
-            len(searcher.done),
-            searcher.evaluations,
-            ASKS + STEPS + DRAWS,
-        )
+    logger.warning(
+        "search ended after %d of %d evaluations: no new architecture in %d proposals",
+        len(searcher.done),
+        searcher.evaluations,
+        proposals,
+    )

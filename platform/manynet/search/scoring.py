@@ -19,7 +19,8 @@ from manynet.data import Batch, Data
 from manynet.learning.head_tuning import with_tuned_head
 from manynet.records.conditions import LATENCY
 from manynet.runtime.malloc import keep_freed_memory
-from manynet.search.evaluator import Evaluate, Evaluation
+from manynet.search.evaluator import Evaluate
+from manynet.search.outcome import Evaluation
 from manynet.space.evaluation import Inputs, calibrated, score
 from manynet.space.search_space import Architecture, Reading, SearchSpace
 from manynet.space.subnet import Subnet, extract

@@ -8,6 +8,7 @@ import random
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from manynet.records.conditions import COST, Condition, Objective
 from manynet.records.ledger import Record
 from manynet.samplers.regularised import LIVE
 from manynet.search.distributions import complete, distributions
-from manynet.search.evaluator import FAILURE, HOPELESS, Provenance
+from manynet.search.evaluator import Provenance
+from manynet.search.outcome import Failure, from_result
 from manynet.space.search_space import SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,17 @@ DRAWS = 512
 """Random architectures that may be known or too dear before the space counts as exhausted."""
 FIRST = 5
 """Evaluations that may fail before any succeeds."""
+
+
+class Phase(Enum):
+    """Where a search is."""
+
+    PROPOSING = "candidates become trials"
+    WAITING = "no more candidates until pending ones are done"
+    PAUSED = "the Tune run has had its share; another one goes on"
+    COMPLETE = "as many architectures are evaluated as were asked for"
+    EXHAUSTED = "nothing new and affordable was found, however often it was tried"
+    HOPELESS = "so many evaluations failed, or one for such a reason, that more would too"
 
 
 @dataclass(frozen=True)
@@ -81,9 +94,7 @@ class ArchitectureSearcher(Searcher):
     ) -> None:
         super().__init__()
         self.evaluations = evaluations
-        self.finished = False
-        self._share: float = math.inf
-        self.failures: list[str] = []
+        self.failures: list[Failure] = []
         self.too_dear = 0
         self.done: dict[str, dict[str, float]] = {}
         self._space, self._objectives, self._conditions = space, objectives, conditions
@@ -92,8 +103,8 @@ class ArchitectureSearcher(Searcher):
         self._draw = random.Random(seed)
         self._pending: dict[str, Candidate] = {}
         self._failed: set[str] = set()
-        self._dry: int | None = None
-        self._out_of_service = False
+        self._share: float = math.inf
+        self._dry = False
         self._distributions = distributions(space.domains)
         self._study = optuna.create_study(
             directions=[DIRECTIONS[o.maximise] for o in objectives], sampler=sampler
@@ -108,53 +119,43 @@ class ArchitectureSearcher(Searcher):
         self._share = candidates
 
     @property
-    def share_is_done(self) -> bool:
-        """Whether the Tune run has had its share, to the last result."""
-        return not self._share and not self._pending
+    def phase(self) -> Phase:
+        """Where the search is now."""
+        if self._is_hopeless():
+            phase = Phase.HOPELESS
+        elif len(self.done) + len(self._pending) >= self.evaluations:
+            phase = Phase.COMPLETE
+        elif self._dry:
+            phase = Phase.EXHAUSTED
+        else:
+            phase = Phase.PROPOSING if self._share else Phase.PAUSED
+        return Phase.WAITING if self._pending and phase is not Phase.PROPOSING else phase
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next architecture; None to be asked again later; ``FINISHED`` when the search or the share is over."""
-        wanted = not self.hopeless and len(self.done) + len(self._pending) < self.evaluations
-        candidate = self._next() if wanted and self._share else None
+        candidate = self._next() if self.phase is Phase.PROPOSING else None
         if candidate is not None:
             self._share -= 1
             self._pending[trial_id] = candidate
             return dict(candidate.arch)
-        if self._pending:
-            return None
-        self.finished = bool(self._share) or not wanted
-        return str(Searcher.FINISHED)
+        return None if self._pending else str(Searcher.FINISHED)
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tell Optuna how a candidate did: its values, or that it failed."""
         candidate = self._pending.pop(trial_id)
-        failure = "the evaluator's process died" if error or not result else result.get(FAILURE)
-        metrics = self._metrics(result or {})
-        failure = failure or _fault(metrics)
-        if failure:
-            self._out_of_service |= bool(result and result.get(HOPELESS))
-            self.failures.append(failure)
+        # A sampler may find something new, now that it knows more.
+        self._dry = False
+        outcome = self._outcome(result, error)
+        if isinstance(outcome, Failure):
+            self.failures.append(outcome)
             self._failed.add(candidate.key)
-            logger.warning("candidate %s failed: %s", candidate.arch, failure)
+            logger.warning("candidate %s failed: %s", candidate.arch, outcome.reason)
             self._study.tell(candidate.trial, state=TrialState.FAIL)
         else:
-            self.done[candidate.key] = metrics
-            self._tell(candidate.trial, metrics)
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether so many evaluations failed, or one for such a reason, that more would too."""
-        succeeded = len(self.done) - self._earlier
-        return self._out_of_service or len(self.failures) >= (
-            max(FIRST, self.evaluations) if succeeded else FIRST
-        )
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether nothing new and affordable was found, however often it was tried."""
-        return self._dry is not None and self._dry == self._tried()
+            self.done[candidate.key] = outcome
+            self._tell(candidate.trial, outcome)
 
     def __getstate__(self) -> dict[str, Any]:
         # A Tuner pickles its searcher so that it can be restored. This one resumes from the ledger.
@@ -167,12 +168,12 @@ class ArchitectureSearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing was kept: see ``save``."""
 
-    def _tried(self) -> int:
-        return len(self.done) + len(self._failed)
+    def _is_hopeless(self) -> bool:
+        succeeded = len(self.done) - self._earlier
+        most = max(FIRST, self.evaluations) if succeeded else FIRST
+        return len(self.failures) >= most or any(failure.hopeless for failure in self.failures)
 
     def _next(self) -> Candidate | None:
-        if self.exhausted:
-            return None
         while self._first:
             arch = self._first.popleft()
             if self._fresh(arch):
@@ -185,7 +186,7 @@ class ArchitectureSearcher(Searcher):
         for params in chain(self._walk(trial.params), self._random()):
             if self._fresh(self._space.canonical(params)):
                 return self._considered(self._ask_for(params))
-        self._dry = self._tried()
+        self._dry = True
         return None
 
     def _walk(self, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -258,11 +259,16 @@ class ArchitectureSearcher(Searcher):
         reading = self._space.read(arch)
         return {"macs": reading.macs, "parameters": reading.parameters}
 
-    def _metrics(self, given: Mapping[str, Any]) -> dict[str, float]:
+    def _outcome(self, result: Mapping[str, Any] | None, died: bool) -> dict[str, float] | Failure:
+        outcome = from_result(result, died)
+        if isinstance(outcome, Failure):
+            return outcome
+        metrics = self._metrics(outcome)
+        wrong = [column for column, value in metrics.items() if not math.isfinite(value)]
+        if wrong:
+            return Failure(f"{wrong[0]} must be a finite number, but got {metrics[wrong[0]]}")
+        return metrics
+
+    def _metrics(self, given: Mapping[str, float]) -> dict[str, float]:
         columns = {o.column for o in self._objectives} | {c.column for c in self._conditions}
         return {column: float(given.get(column, math.nan)) for column in sorted(columns)}
-
-
-def _fault(metrics: Mapping[str, float]) -> str | None:
-    wrong = [column for column, value in metrics.items() if not math.isfinite(value)]
-    return f"{wrong[0]} must be a finite number, but got {metrics[wrong[0]]}" if wrong else None

@@ -18,21 +18,22 @@ from manynet.config.experiment import ExperimentError
 from manynet.config.ranking import RankSettings
 from manynet.config.settings import SearchSettings, TrainSettings
 from manynet.data import Data
-from manynet.records.ledger import Ledger, Record, record_key
+from manynet.records.ledger import Ledger
 from manynet.records.rank_correlation import Correlation, RankingQuality, kendall, pearson
 from manynet.runtime.ray_session import connect
-from manynet.search import runs as search
+from manynet.search import checks
 from manynet.search.evaluator import Provenance
+from manynet.search.outcome import Evaluation
+from manynet.search.protocol import parse_goals, provenance
 from manynet.search.scoring import Scoring
-from manynet.space.evaluation import score
 from manynet.space.fitting import fit_together
 from manynet.space.search_space import Architecture, SearchSpace
+from manynet.space.subnet import Subnet
 from manynet.storage import absolute, join, write_bytes
-from manynet.studies.finalists import training_protocol
+from manynet.studies.alone import Alone, SubnetTrainer
 from manynet.training import runs as training
 
 logger = logging.getLogger(__name__)
-_OWN = {"count"}
 _MOST_DRAWS = 1000
 
 
@@ -82,7 +83,7 @@ class RankingStudy:
         self.settings = settings
         self.folder = absolute(settings.study)
         self.ledger = Ledger(join(self.folder, "ledger"))
-        self.anchors = TrainSettings(**settings.anchors.model_dump(exclude=_OWN))
+        self.anchors = settings.anchors.training()
         loaded: str | Data = settings.data
         self.subjects = []
         for name, place in settings.spaces.items():
@@ -119,7 +120,8 @@ class RankingStudy:
         training.check(self.anchors, "subnet")
         for subject in self.subjects:
             for finetuned in self._finetuning():
-                search.check(subject.space, self._scoring(finetuned, subject.space))
+                scoring = self._scoring(finetuned, subject.space)
+                checks.check(subject.space, scoring, parse_goals(scoring, subject.space.task))
         for settings in self.settings.strategies.values():
             training.check(settings, "supernet")
         places = [_slug(name) for name in (*self.settings.spaces, *self.settings.strategies)]
@@ -139,39 +141,15 @@ class RankingStudy:
     def _alone(self, subject: Subject) -> list[float]:
         """What each anchor reaches alone, on the validation split."""
         logger.info("%s: %d anchors alone", subject.name, len(subject.anchors))
-        protocol = training_protocol(self.anchors)
-        keys = [
-            record_key("anchor", subject.space.digest, "", arch, self.data.digest, protocol)
-            for arch in subject.anchors
-        ]
-        jobs = [
-            training.SubnetJob(key, arch, self.anchors)
-            for key, arch in zip(keys, subject.anchors, strict=True)
-        ]
-        trained = training.train_subnets(
-            jobs, subject.space, self.data, join(self.folder, _slug(subject.name), "anchors")
-        )
-        found = {record.key: record for record in self.ledger.read()}
-        for job in jobs:
-            if job.key not in found:
-                subnet = training.load_subnet(subject.space, job.arch, trained[job.key])
-                size = self.settings.score.batch_size
-                metrics = score(subnet, subject.space, self.data.validation, batch_size=size)
-                record = Record(
-                    key=job.key,
-                    kind="anchor",
-                    space=subject.space.digest,
-                    weights="",
-                    architecture=dict(job.arch),
-                    data=self.data.digest,
-                    protocol=protocol,
-                    metrics=metrics,
-                    measurements=[],
-                    details={},
-                )
-                self.ledger.write(record)
-                found[job.key] = record
-        return [found[key].metrics[subject.space.task.metric] for key in keys]
+        folder = join(self.folder, _slug(subject.name), "anchors")
+        trainer = SubnetTrainer(subject.space, self.data, self.ledger, folder)
+
+        def judge(subnet: Subnet) -> Evaluation:
+            return Evaluation(trainer.validation(subnet, self.settings.score.batch_size))
+
+        anchors = [Alone("anchor", arch, self.anchors) for arch in subject.anchors]
+        records = trainer.records(anchors, {"anchor": judge})
+        return [record.metrics[subject.space.task.metric] for record in records]
 
     def _shared(
         self, subject: Subject, strategy: str, settings: TrainSettings
@@ -185,15 +163,15 @@ class RankingStudy:
         tasks, made = [], []
         for finetuned in self._finetuning():
             scoring = Scoring(space, weights, self.data, self._scoring(finetuned, space))
-            provenance = search.provenance(space, trained.digest, self.data, scoring.settings)
-            tasks.append(_evaluate.remote([scoring], provenance, self.ledger, subject.anchors))
-            made.append(provenance)
+            goals = parse_goals(scoring.settings, space.task)
+            made.append(provenance(space, trained.digest, self.data, scoring.settings, goals))
+            tasks.append(_evaluate.remote([scoring], made[-1], self.ledger, subject.anchors))
         ray.get(tasks)
         found = {record.key: record for record in self.ledger.read()}
-        for finetuned, provenance in zip(self._finetuning(), made, strict=True):
+        for finetuned, scored in zip(self._finetuning(), made, strict=True):
             yield (
                 finetuned,
-                [found[provenance.key(arch)].metrics[space.task.metric] for arch in subject.anchors],
+                [found[scored.key(arch)].metrics[space.task.metric] for arch in subject.anchors],
             )
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from manynet.config.settings import FinalistsSettings, TrainSettings
 from manynet.data import Data
-from manynet.records.ledger import Record, record_key
+from manynet.records.ledger import Record
 from manynet.runtime.ray_session import connect
-from manynet.space.evaluation import score
+from manynet.search.outcome import Evaluation
 from manynet.space.fitting import fit_together
-from manynet.space.search_space import Architecture, SearchSpace, described
+from manynet.space.search_space import Architecture, described
 from manynet.space.subnet import Subnet, cost
 from manynet.storage import join, read_json, write_bytes
-from manynet.studies.finalists import TEST, anchor_settings, training_protocol
+from manynet.studies.alone import TEST, Alone, SubnetTrainer
 from manynet.studies.scaling_factors import (
     TOLERANCES,
     Family,
@@ -173,8 +173,16 @@ class ScalingStudy:
         """Train what is missing, and compare; also kept in the study's ``scaling.json``."""
         logger.info("scaled: %s", described(self.scaled.arch))
         connect()
-        jobs = [self._job(arch, seed) for arch in self._archs for seed in range(self.seeds)]
-        records = self._records(jobs)
+        trainer = SubnetTrainer(
+            self.target.space, self.data, self.study.ledger, join(self.study.folder, "scaling")
+        )
+
+        def judge(subnet: Subnet) -> Evaluation:
+            size = self.recipe.batch_size
+            return Evaluation(trainer.validation(subnet, size) | trainer.test(subnet, size))
+
+        contenders = [self._alone(arch, seed) for arch in self._archs for seed in range(self.seeds)]
+        records = trainer.records(contenders, {"anchor": judge})
         made = Comparison(
             source=self.source.space.name,
             target=self.target.space.name,
@@ -199,31 +207,8 @@ class ScalingStudy:
     def _archs(self) -> tuple[Architecture, Architecture]:
         return self.default.arch, self.scaled.arch
 
-    def _job(self, arch: Architecture, number: int) -> training.SubnetJob:
-        settings = self.recipe.model_copy(update={"seed": self.recipe.seed + number})
-        protocol = training_protocol(settings)
-        key = record_key("anchor", self.target.space.digest, "", arch, self.data.digest, protocol)
-        return training.SubnetJob(key, arch, settings)
-
-    def _records(self, jobs: Sequence[training.SubnetJob]) -> list[Record]:
-        """Scores of each job, trained unless it was before."""
-        space = self.target.space
-        trained = training.train_subnets(jobs, space, self.data, join(self.study.folder, "scaling"))
-        found = {record.key: record for record in self.study.ledger.read()}
-        for job in jobs:
-            if job.key not in found:
-                subnet = training.load_subnet(space, job.arch, trained[job.key])
-                found[job.key] = _record(job, self._scores(subnet), space, self.data)
-                self.study.ledger.write(found[job.key])
-        return [found[job.key] for job in jobs]
-
-    def _scores(self, subnet: Subnet) -> dict[str, float]:
-        space, size = self.target.space, self.recipe.batch_size
-        price = cost(space, subnet.arch)
-        validation = score(subnet, space, self.data.validation, batch_size=size)
-        test = score(subnet, space, self.data.test, batch_size=size)
-        tested = {TEST + name: value for name, value in test.items()}
-        return validation | tested | {"macs": price.macs, "parameters": price.parameters}
+    def _alone(self, arch: Architecture, number: int) -> Alone:
+        return Alone("anchor", arch, self.recipe.training(seed=self.recipe.seed + number))
 
     def _contender(self, scaled: Scaled, records: Sequence[Record]) -> Contender:
         space = self.target.space
@@ -246,7 +231,7 @@ class ScalingStudy:
 
 def default_recipe(study: Study) -> TrainSettings:
     """How the study's anchors are trained alone."""
-    return anchor_settings(study.experiment.finalists or FinalistsSettings())
+    return (study.experiment.finalists or FinalistsSettings()).anchor
 
 
 def _found(study: Study, source: Family, key: str | None) -> Record:
@@ -271,19 +256,6 @@ def _found(study: Study, source: Family, key: str | None) -> Record:
         )
     # Small validation splits give many the same accuracy: the loss tells them apart.
     return max(inside, key=lambda r: (r.metrics[metric], -r.metrics.get("loss", 0.0), r.key))
-
-
-def _record(job: training.SubnetJob, metrics: Mapping[str, float], space: SearchSpace, data: Data) -> Record:
-    return Record(
-        key=job.key,
-        kind="anchor",
-        space=space.digest,
-        weights="",
-        architecture=dict(job.arch),
-        data=data.digest,
-        protocol=training_protocol(job.settings),
-        metrics=metrics,
-    )
 
 
 def _identity(entry: Mapping[str, Any]) -> list[Any]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
@@ -14,55 +12,45 @@ from typing import TypeVar
 from torch import nn
 
 from manynet import references
-from manynet.config.experiment import Experiment, parse_experiment, takes, variants
+from manynet.config.experiment import Experiment, takes, variants
 from manynet.config.settings import FinalistsSettings, SearchSettings, Settings, TrainSettings
 from manynet.data import Data
-from manynet.errors import ManynetError
 from manynet.latency import sources
-from manynet.records.conditions import (
-    Condition,
-    Objective,
-    check_columns,
-    latency_devices,
-    parse_conditions,
-)
-from manynet.records.ledger import Kind, Ledger, Record
-from manynet.records.rank_correlation import FEWEST, RankingQuality, kendall
-from manynet.records.selection import anchors, winners
+from manynet.records.conditions import check_columns, parse_conditions
+from manynet.records.ledger import Ledger, Record
+from manynet.records.rank_correlation import RankingQuality
 from manynet.report import ReportContent, write_report
 from manynet.report.live import SECONDS_BETWEEN, refreshed
 from manynet.runtime.ray_session import connect
-from manynet.search.runs import check, provenance, search, wanted
+from manynet.search import checks
+from manynet.search.protocol import parse_goals
+from manynet.search.runs import search
 from manynet.space.fitting import fit_together
 from manynet.space.search_space import SearchSpace, described
 from manynet.space.subnet import cost
-from manynet.storage import absolute, basename, check_writable, exists, join, read_bytes, write_bytes
-from manynet.studies import devices as study_devices
+from manynet.storage import absolute, basename, check_writable, join
+from manynet.studies import devices, on_record
 from manynet.studies.baseline import fit_baseline
-from manynet.studies.finalists import TEST, Handover, anchor_settings, winner_settings
+from manynet.studies.finalists import Exporter
+from manynet.studies.findings import Findings, best
+from manynet.studies.on_record import StudyError, recorded
+from manynet.studies.transfer import runs as transfers
 from manynet.studies.transfer.comparison import Transfer
-from manynet.studies.transfer.runs import transfer_search
-from manynet.studies.transfer.runs import write as write_transfer
-from manynet.telemetry import finalists_file as watching_winners
+from manynet.telemetry import finalists_file
 from manynet.telemetry.search_status import Member
 from manynet.training import runs as training
 from manynet.training.runs import Trained
 
+__all__ = ["Study", "StudyError", "recorded"]
 logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=Settings)
-EXPERIMENT = "experiment.yaml"
-FILES = ("arch.json", "weights.safetensors", "model.onnx", "model.pt2")
-
-
-class StudyError(ManynetError):
-    """A study's folder holds something else, or a step before this one is missing."""
 
 
 class Study:
-    """A supernet's training, its search and its winners, in one folder that any step can be resumed from.
+    """A supernet's training, its search and its finalists, in one folder that any step can be resumed from.
 
-    A step called again with the same arguments goes on where it was, or does nothing; with others it
-    says so and stops.
+    A step called again goes on where it was, or does nothing. More evaluations, finalists or anchors are added
+    to what there is. Other settings that decide a result are refused.
 
     Args:
         folder: local, or any filesystem address that pyarrow opens and all nodes reach.
@@ -80,11 +68,11 @@ class Study:
         self._declared = references.load_one(SearchSpace, space) if isinstance(space, str) else space
         self._data = data
         self._result: Trained | None = None
-        found = space if isinstance(space, str) else references.find(space)
+        found = references.canonical(space) if isinstance(space, str) else references.find(space)
         name = data if isinstance(data, str) else data.name
         self.ledger = Ledger(join(self.folder, "ledger"))
         asked = Experiment(study=self.folder, space=found or "", data=name, space_digest=self.space.digest)
-        self.experiment = self._recorded(asked)
+        self.experiment = on_record.kept(self.folder, asked)
 
     @classmethod
     def open(cls, folder: str | Path) -> Study:
@@ -93,32 +81,26 @@ class Study:
         Raises:
             StudyError: when it holds none, or its space cannot be found again.
         """
-        experiment = recorded(folder)
-        if experiment.sweep:
-            raise StudyError(
-                f"{folder} holds several studies; name one of them: {', '.join(variants(experiment))}"
-            )
-        if not experiment.space:
-            raise StudyError(
-                f"{folder} cannot be resumed by name: its space was made where no module or script holds it"
-            )
-        return cls(folder, experiment.space, experiment.data)
+        return cls._of(folder, recorded(folder))
 
     @classmethod
-    def begin(cls, experiment: Experiment) -> Study:
+    def begin(cls, experiment: Experiment, folder: str | Path | None = None) -> Study:
         """The study of an experiment, with all its steps on record and checked before the first runs.
+
+        Args:
+            experiment: what is asked for.
+            folder: where the study is now; None is where the experiment says.
 
         Raises:
             ManynetError: when a step cannot be done, or the folder cannot be written.
         """
-        study = cls(experiment.study, experiment.space, experiment.data)
+        study = cls._of(experiment.study if folder is None else folder, experiment)
         study.data  # noqa: B018  (loading checks it)
         for name, settings in experiment.steps.items():
-            study._check_same(name, settings)
             study._check(name, settings)
         check_writable(study.folder)
         for name, settings in experiment.steps.items():
-            study._begin(name, settings)
+            study._put_on_record(name, settings)
         return study
 
     def run(self) -> None:
@@ -162,16 +144,20 @@ class Study:
 
     @takes(SearchSettings)
     def search(self, settings: SearchSettings) -> None:
-        """Search the trained supernet; arguments are the fields of :class:`manynet.config.settings.SearchSettings`."""
+        """Search the trained supernet; arguments are the fields of :class:`manynet.config.settings.SearchSettings`.
+
+        ``evaluations`` counts those that there are: more than before extends the search.
+        """
         trained = self._trained()
         self._begin("search", settings)
-        if len(self._evaluations()) >= settings.evaluations:
+        findings = self._findings
+        records = findings.evaluations()
+        if len(records) >= settings.evaluations:
             return
         check_writable(self.folder)
-        asked = self._device_names(settings)
-        devices = study_devices.opened(self.space, asked, settings, self.folder, self._evaluations())
-        with devices as latency, self._report_refreshed():
-            study_devices.check_limits(latency, self._wanted(settings)[1])
+        opened = devices.opened(self.space, findings.goals.devices, settings, self.folder, records)
+        with opened as latency, self._report_refreshed():
+            devices.check_limits(latency, findings.goals.conditions)
             search(
                 self.space,
                 training.load_weights(trained.weights),
@@ -189,45 +175,33 @@ class Study:
     def finalists(self, settings: FinalistsSettings) -> None:
         """Fine-tune and export winners, and train anchors alone to judge the ranking.
 
-        Arguments are the fields of :class:`manynet.config.settings.FinalistsSettings`. The test split is used
-        here, once for each winner, and nowhere else.
+        Arguments are the fields of :class:`manynet.config.settings.FinalistsSettings`. What is on record stays:
+        more finalists or anchors are added to it.
+
+        Raises:
+            StudyError: the search has not run, or no evaluated subnet meets the conditions.
         """
-        records = self._evaluations()
-        if not records:
-            raise StudyError("finalists needs search to have run, but the ledger holds no evaluation of it")
+        records = self._searched("finalists")
         self._begin("finalists", settings)
-        objectives, conditions = self._wanted(self._settings("search", SearchSettings))
-        conditions = conditions + (parse_conditions(settings.where) if settings.where else [])
-        chosen = winners(records, objectives, conditions, settings.count)
-        if not chosen:
+        findings, searched = self._findings, self._settings("search", SearchSettings)
+        step = findings.finalists_step
+        assert step is not None
+        chosen = step.chosen(records, findings.goals)
+        if not any(alone.kind == "finalist" for alone in chosen):
+            conditions = [*findings.goals.conditions, *parse_conditions(settings.where)]
             raise StudyError(f"no evaluated subnet meets {' and '.join(map(str, conditions))!r}")
-        handover = self._handover(settings)
-        alone = anchors(records, self.space.task.metric, settings.anchors)
-        anchoring = handover.anchor_jobs(alone)
-        winning = handover.finalist_jobs(chosen, self._trained().weights)
-        done = self.ledger.keys()
-        if {job.key for job in [*anchoring, *winning]} <= done:
-            self._tell_winners()
-            return
-        check_writable(self.folder)
-        searched = self._settings("search", SearchSettings)
-        asked = self._device_names(searched)
-        devices = study_devices.opened(self.space, asked, searched, self.folder, records, sources.served)
-        with devices as latency, self._report_refreshed():
-            trained = training.train_subnets(
-                [*anchoring, *winning], self.space, self.data, join(self.folder, "subnets")
-            )
-            for job in (job for job in anchoring if job.key not in done):
-                subnet = training.load_subnet(self.space, job.arch, trained[job.key])
-                self.ledger.write(handover.anchor(subnet))
-            for job in (job for job in winning if job.key not in done):
-                subnet = training.load_subnet(self.space, job.arch, trained[job.key])
-                measured = latency.measured(subnet, self.space.example(job.arch, batch=1))
-                self.ledger.write(handover.finalist(subnet, measured, self.folder))
-        self._tell_winners()
+        if step.trainer.missing(chosen):
+            check_writable(self.folder)
+            names = findings.goals.devices
+            opened = devices.opened(self.space, names, searched, self.folder, records, sources.served)
+            with opened as latency, self._report_refreshed():
+                exporter = Exporter(step.trainer, self.experiment.space, self.folder)
+                step.run(chosen, latency.measured, exporter)
+        self._publish_finalists()
 
     def transfer(self, source: str, targets: Sequence[str] = (), subnets: int = 200) -> Transfer:
-        """Whether the front found for one device holds on others; see :class:`manynet.studies.transfer.comparison.Transfer`.
+        """Whether the front found for one device holds on others; see
+        :class:`manynet.studies.transfer.comparison.Transfer`.
 
         Measures what the search did not, and writes ``transfer.json`` and ``transfer.html``. Every measurement is
         in the ledger at once: stopped and called again, it goes on.
@@ -242,14 +216,12 @@ class Study:
             TransferError: devices are no different ones, or too few subnets could be measured.
             DeviceError: a name is misspelt, or its device cannot be had.
         """
-        records = self._evaluations()
-        if not records:
-            raise StudyError("transfer needs search to have run, but the ledger holds no evaluation of it")
+        records = self._searched("transfer")
         metric = self.space.task.metric
-        devices = partial(study_devices.measuring, self.space, self.supernet())
-        found = transfer_search(records, source, targets, metric, subnets, self.ledger, devices)
+        measuring = partial(devices.measuring, self.space, self.supernet())
+        found = transfers.transfer_search(records, source, targets, metric, subnets, self.ledger, measuring)
         facts = {"space": self.space.name, "data": self.data.name, "evaluated": f"{len(records):,}"}
-        write_transfer(self.folder, found, basename(self.folder), facts)
+        transfers.write(self.folder, found, basename(self.folder), facts)
         return found
 
     def supernet(self) -> nn.Module:
@@ -273,55 +245,20 @@ class Study:
         Raises:
             StudyError: when no subnet has the column, or none meets the conditions.
         """
-        task = self.space.task
-        column = task.metric if column is None else column
-        conditions = parse_conditions(where) if where else []
-        subnets = ("evaluation", "finalist")
-        records = [r for r in self.ledger.read() if r.kind in subnets and r.space == self.space.digest]
-        columns = list(dict.fromkeys(name for record in records for name in record.metrics))
-        for name in [column, *(condition.column for condition in conditions)]:
-            if name not in columns:
-                raise StudyError(f"a column must be one of ({', '.join(columns)}), but got {name!r}")
-        fit_for = [r for r in records if column in r.metrics and all(c.holds(r.metrics) for c in conditions)]
-        if not fit_for:
-            raise StudyError(f"no subnet of {self.folder} meets {where!r}")
-        sign = 1 if task.columns.get(column.removeprefix(TEST), False) else -1
-        return max(fit_for, key=lambda record: sign * record.metrics[column])
+        records = [r for r in self.ledger.read() if r.space == self.space.digest]
+        return best(records, self.space.task, column, where)
 
     def ranking(self) -> RankingQuality | None:
         """Agreement of shared-weight scores with anchors trained alone; None with fewer than three anchors."""
-        pairs = self._pairs()
-        if len(pairs) < FEWEST:
-            return None
-        return kendall([shared for shared, _ in pairs], [alone for _, alone in pairs])
+        return self._findings.ranking()
 
     def found(self) -> ReportContent:
         """What the search found so far: its evaluations, objectives and constraints, and the front of them."""
-        objectives, conditions = self._wanted(self.experiment.search or SearchSettings())
-        return ReportContent(
-            title=basename(self.folder),
-            metric=self.space.task.metric,
-            objectives=objectives,
-            conditions=conditions,
-            records=self._evaluations(),
-            facts={
-                "space": self.space.name,
-                "data": self.data.name,
-                "objectives": ", ".join(map(str, objectives)),
-            },
-        )
-
-    def report(self) -> str:
-        """Write ``report.html``, one page that opens offline; returns its address."""
-        content = self._content()
-        baseline = self.baseline() if content.finalists else None
-        write_report(self._report, replace(content, baseline=baseline))
-        return self._report
+        return self._findings.search_content()
 
     def winners(self) -> list[Record]:
         """The finalists on disk, the best by the task's metric on the test split first."""
-        column = TEST + self.space.task.metric
-        return sorted(self._of_step("finalist"), key=lambda r: r.metrics.get(column, -math.inf), reverse=True)
+        return self._findings.finalists()
 
     def baseline(self) -> tuple[str, float] | None:
         """Name of a plain model fitted on the same split, and the task's metric of it on the test split.
@@ -330,109 +267,97 @@ class Study:
         """
         return fit_baseline(self.data, self.space.task)
 
-    def _content(self) -> ReportContent:
-        """What there is to report now, but for the baseline."""
-        finalists = self.winners()
-        return replace(
-            self.found(),
-            finalists=finalists,
-            anchors=self._pairs(),
-            ranking=self.ranking(),
-            curves=training.curves(self._supernet_folder),
-            links={r.key: [f"{r.details['folder']}/{name}" for name in FILES] for r in finalists},
-        )
+    def report(self) -> str:
+        """Write ``report.html``, one page that opens offline; returns its address."""
+        findings = self._findings
+        baseline = self.baseline() if findings.finalists() else None
+        write_report(self._report, findings.content(baseline))
+        return self._report
+
+    @classmethod
+    def _of(cls, folder: str | Path, experiment: Experiment) -> Study:
+        if experiment.sweep:
+            raise StudyError(
+                f"{folder} holds several studies; name one of them: {', '.join(variants(experiment))}"
+            )
+        if not experiment.space:
+            raise StudyError(
+                f"{folder} cannot be resumed by name: its space was made where no module or script holds it"
+            )
+        return cls(folder, experiment.space, experiment.data)
+
+    @property
+    def _findings(self) -> Findings:
+        trained = self._trained() if self._is_trained() else None
+        return Findings(self.folder, self.space, self.data, self.experiment, trained)
+
+    @property
+    def _report(self) -> str:
+        return join(self.folder, "report.html")
+
+    @property
+    def _supernet_folder(self) -> str:
+        return join(self.folder, "supernet")
+
+    @cached_property
+    def _fitted(self) -> tuple[SearchSpace, Data]:
+        return fit_together(self._declared, self._data)
 
     @contextmanager
     def _report_refreshed(self) -> Iterator[None]:
         """The report is written every now and then while a step runs."""
 
         def write() -> None:
-            write_report(self._report, replace(self._content(), refresh=SECONDS_BETWEEN))
+            write_report(self._report, self._findings.content(refresh=SECONDS_BETWEEN))
 
         with refreshed(write, SECONDS_BETWEEN):
             yield
 
-    @property
-    def _report(self) -> str:
-        return join(self.folder, "report.html")
-
-    def _tell_winners(self) -> None:
-        told = [Member(architecture=dict(r.architecture), metrics=dict(r.metrics)) for r in self.winners()]
-        if watching_winners.read(self.folder) != told:
-            watching_winners.write(self.folder, told)
-
-    @cached_property
-    def _fitted(self) -> tuple[SearchSpace, Data]:
-        return fit_together(self._declared, self._data)
-
-    @property
-    def _supernet_folder(self) -> str:
-        return join(self.folder, "supernet")
-
-    def _recorded(self, asked: Experiment) -> Experiment:
-        if not exists(join(self.folder, EXPERIMENT)):
-            return asked
-        found = recorded(self.folder)
-        if found.sweep:
-            raise StudyError(f"{self.folder} holds several studies; use another folder")
-        if found.space_digest != asked.space_digest:
-            raise StudyError(
-                f"{self.folder} holds a study of another space, {found.space!r} (digest {found.space_digest}), "
-                f"but got {self.space.name!r} (digest {asked.space_digest})"
-            )
-        if found.data != asked.data:
-            raise StudyError(f"{self.folder} holds a study of data {found.data!r}, but got {asked.data!r}")
-        return found
+    def _publish_finalists(self) -> None:
+        members = [Member(architecture=dict(r.architecture), metrics=dict(r.metrics)) for r in self.winners()]
+        if finalists_file.read(self.folder) != members:
+            finalists_file.write(self.folder, members)
 
     def _begin(self, step: str, settings: Settings) -> None:
-        """Check a step's arguments, then put them on record."""
-        self._check_same(step, settings)
+        """Check a step's settings, then put them on record."""
         self._check(step, settings)
+        self._put_on_record(step, settings)
+
+    def _put_on_record(self, step: str, settings: Settings) -> None:
         if getattr(self.experiment, step) != settings:
             self.experiment = self.experiment.model_copy(update={step: settings})
-            write_bytes(join(self.folder, EXPERIMENT), self.experiment.to_yaml().encode())
-
-    def _check_same(self, step: str, settings: Settings) -> None:
-        before: Settings | None = getattr(self.experiment, step)
-        if before is None:
-            return
-        old, new = (one.model_dump(exclude=set(one.aside)) for one in (before, settings))
-        changed = next((name for name in new if new[name] != old[name]), None)
-        if changed is None:
-            return
-        raise StudyError(
-            f"{step} of {self.folder} was begun with {changed}={old[changed]!r}, but got {new[changed]!r}; "
-            f"use another folder for other arguments"
-        )
+            on_record.write(self.folder, self.experiment)
 
     def _check(self, step: str, settings: Settings) -> None:
-        if isinstance(settings, FinalistsSettings):
-            self._check_finalists(settings)
-        elif isinstance(settings, TrainSettings):
-            training.check(settings, "supernet")
-        elif isinstance(settings, SearchSettings):
-            check(self.space, settings)
-            study_devices.check(self.space, self._device_names(settings), settings, self.folder)
+        on_record.check_same(self.folder, getattr(self.experiment, step), settings)
+        checks_of = {
+            "train": self._check_train,
+            "search": self._check_search,
+            "finalists": self._check_finalists,
+        }
+        checks_of[step](settings)  # type: ignore[operator]
+
+    def _check_train(self, settings: TrainSettings) -> None:
+        training.check(settings, "supernet")
+
+    def _check_search(self, settings: SearchSettings) -> None:
+        goals = parse_goals(settings, self.space.task)
+        checks.check(self.space, settings, goals)
+        devices.check(self.space, goals.devices, settings, self.folder)
 
     def _check_finalists(self, settings: FinalistsSettings) -> None:
-        training.check(winner_settings(settings), "subnet")
-        training.check(anchor_settings(settings), "subnet")
-        check_columns(parse_conditions(settings.where) if settings.where else [], self.space.task.columns)
+        training.check(settings.finalist, "subnet")
+        training.check(settings.anchor, "subnet")
+        check_columns(parse_conditions(settings.where), self.space.task.columns)
         if not self.experiment.space:
             raise StudyError(
                 "finalists needs a space that can be found again: bind it to a name in a module or script, "
                 f"but {self.space.name!r} is bound to none"
             )
 
-    def _device_names(self, settings: SearchSettings | None = None) -> list[str]:
-        settings = settings or self.experiment.search
-        if settings is None:
-            return []
-        objectives, conditions = self._wanted(settings)
-        return latency_devices([*objectives, *conditions])
-
-    def _wanted(self, settings: SearchSettings) -> tuple[list[Objective], list[Condition]]:
-        return wanted(settings, self.space.task)
+    def _device_names(self) -> list[str]:
+        settings = self.experiment.search
+        return parse_goals(settings, self.space.task).devices if settings is not None else []
 
     def _settings(self, step: str, model: type[S]) -> S:
         settings = getattr(self.experiment, step)
@@ -440,6 +365,13 @@ class Study:
             raise StudyError(f"{step} of {self.folder} must have run")
         assert isinstance(settings, model)
         return settings
+
+    def _searched(self, step: str) -> list[Record]:
+        """The search's evaluations, which a step needs."""
+        records = self._findings.evaluations()
+        if not records:
+            raise StudyError(f"{step} needs search to have run, but the ledger holds no evaluation of it")
+        return records
 
     def _is_trained(self) -> bool:
         if self.experiment.train is None:
@@ -454,40 +386,3 @@ class Study:
             # Once: it reads all weights to see that they are whole, which takes its time on an object store.
             self._result = training.train_supernet(self.space, self.data, settings, self._supernet_folder)
         return self._result
-
-    def _evaluations(self) -> list[Record]:
-        if self.experiment.search is None or not self._is_trained():
-            return []
-        made = provenance(self.space, self._trained().digest, self.data, self.experiment.search).made
-        return [record for record in self.ledger.read() if made(record)]
-
-    def _handover(self, settings: FinalistsSettings) -> Handover:
-        return Handover(self.space, self.experiment.space, self.data, self._trained().digest, settings)
-
-    def _of_step(self, kind: Kind) -> list[Record]:
-        settings = self.experiment.finalists
-        if settings is None or not self._is_trained():
-            return []
-        handover = self._handover(settings)
-        return [
-            r for r in self.ledger.read() if r.kind == kind and r.key == handover.key(kind, r.architecture)
-        ]
-
-    def _pairs(self) -> list[tuple[float, float]]:
-        """(shared, alone) of each anchor: the task's metric on the validation split."""
-        metric = self.space.task.metric
-        shared = {self.space.key(r.architecture): r.metrics[metric] for r in self._evaluations()}
-        alone = {self.space.key(r.architecture): r.metrics[metric] for r in self._of_step("anchor")}
-        return [(shared[key], value) for key, value in alone.items() if key in shared]
-
-
-def recorded(folder: str | Path) -> Experiment:
-    """The experiment that a folder holds, of a study or of a sweep.
-
-    Raises:
-        StudyError: when it holds none.
-    """
-    address = join(folder, EXPERIMENT)
-    if not exists(address):
-        raise StudyError(f"a study's folder must hold {EXPERIMENT}, but got {str(folder)!r}")
-    return parse_experiment(read_bytes(address).decode(), address)

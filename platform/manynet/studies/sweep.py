@@ -8,9 +8,11 @@ from pathlib import Path
 
 from manynet.config.experiment import Experiment, variants
 from manynet.report import write_sweep_report
-from manynet.storage import absolute, basename, exists, join, write_bytes
-from manynet.studies.finalists import TEST
-from manynet.studies.study import EXPERIMENT, Study, StudyError, recorded
+from manynet.storage import absolute, basename, exists, join
+from manynet.studies import on_record
+from manynet.studies.alone import TEST
+from manynet.studies.on_record import EXPERIMENT, StudyError, recorded
+from manynet.studies.study import Study
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +32,8 @@ class Sweep:
         self.folder = absolute(experiment.study)
         self.experiment = experiment.model_copy(update={"study": self.folder})
         self.variants = variants(self.experiment)
-        address = join(self.folder, EXPERIMENT)
-        if exists(address) and recorded(self.folder).deciding != self.experiment.deciding:
-            raise StudyError(
-                f"{self.folder} holds another experiment; use another folder, or resume what it holds"
-            )
+        if exists(join(self.folder, EXPERIMENT)):
+            self._check_same(recorded(self.folder))
 
     @classmethod
     def begin(cls, experiment: Experiment) -> Sweep:
@@ -42,7 +41,7 @@ class Sweep:
         sweep = cls(experiment)
         for variant in sweep.variants.values():
             Study.begin(variant)
-        write_bytes(join(sweep.folder, EXPERIMENT), sweep.experiment.to_yaml().encode())
+        on_record.write(sweep.folder, sweep.experiment)
         return sweep
 
     @classmethod
@@ -81,3 +80,11 @@ class Sweep:
         address = join(self.folder, "report.html")
         write_sweep_report(address, basename(self.folder), metric, finalists, facts)
         return address
+
+    def _check_same(self, before: Experiment) -> None:
+        for name, settings in self.experiment.steps.items():
+            on_record.check_same(self.folder, getattr(before, name), settings)
+        if before.fixed != self.experiment.fixed:
+            raise StudyError(
+                f"{self.folder} holds another experiment; use another folder, or resume what it holds"
+            )

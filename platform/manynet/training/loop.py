@@ -20,7 +20,7 @@ from ray.train import CheckpointUploadMode
 from torch import distributed as dist
 from torch import nn
 
-from manynet.config.settings import TrainSettings
+from manynet.config.settings import Role, TrainSettings
 from manynet.data import Batch, Data, Split
 from manynet.data.images.augment import augment
 from manynet.learning.gradients import average
@@ -129,6 +129,7 @@ class Training:
         self.learner = Learner(network, work.space, strategy, settings, worker.rank, held=held)
         self.rows: list[dict[str, float]] = []
         self._losses: list[torch.Tensor] = []
+        self._made_with: list[dict[str, Any]] = []
         self._started = time.monotonic()
         about = {
             "job": job.name,
@@ -142,6 +143,7 @@ class Training:
     def run(self) -> None:
         """Train from the newest checkpoint, or from the start, to the result."""
         self._resume()
+        self._made_with.append({"step": self.learner.step, **self.job.settings.of(Role.EFFORT)})
         self._log.start(self.learner.step)
         for batch in itertools.islice(self._batches(), self.job.settings.steps - self.learner.step):
             logged = self.learner.train_on(batch)
@@ -159,6 +161,7 @@ class Training:
             self.learner.load_state_dict(state["learner"])
             self.rows, self._losses = state["rows"], list(state["losses"].to(self.worker.device))
             self._started -= state["seconds"]
+            self._made_with = list(state.get("made_with", []))
 
     def _batches(self) -> Iterator[Batch]:
         """This worker's part of each joint batch, from the learner's step on."""
@@ -199,6 +202,7 @@ class Training:
             "rows": self.rows,
             "losses": losses,
             "seconds": seconds,
+            "made_with": self._made_with,
         }
         run = ray.train.get_context().get_experiment_name()
         name = checkpoint.folder_name(self.job.name, self.learner.step)
@@ -269,6 +273,7 @@ class Training:
                 "curves": self.rows,
                 "found": self.learner.strategy.found(),
                 "seconds": time.monotonic() - self._started,
+                "made_with": self._made_with,
             }
             write_bytes(join(self.job.folder, RESULT), json.dumps(result, indent=1).encode())
 

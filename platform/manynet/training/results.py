@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,6 @@ from manynet.space.search_space import Architecture, SearchSpace
 from manynet.space.subnet import Subnet, extract
 from manynet.storage import exists, join, read_bytes, read_json
 from manynet.training.loop import RESULT, WEIGHTS, Job, load_weights
-
-# They change how long training takes, and its result by rounding errors at most.
-_INDIFFERENT = {"workers", "threads", "evaluate_every", "checkpoint_every"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,7 @@ class Trained:
             validation metrics: ``largest/accuracy`` and so on of a supernet, ``accuracy`` and so on of a subnet.
         seconds: of training, over all its starts.
         found: the architecture that training chose, where its strategy chooses one.
+        made_with: of each start, its ``step`` and the settings that decide no result: ``workers``...
     """
 
     weights: str
@@ -38,6 +36,7 @@ class Trained:
     curves: list[dict[str, float]]
     seconds: float
     found: Architecture | None = None
+    made_with: Sequence[Mapping[str, Any]] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -60,15 +59,9 @@ def identity(
     weights: str | None = None,
 ) -> dict[str, Any]:
     """All that decides a result, as JSON values."""
-    fields = {
-        name: value
-        for name, value in settings.model_dump(mode="json").items()
-        if name in TrainSettings.model_fields
-    }
-    train = {f"train.{name}": value for name, value in fields.items() if name not in _INDIFFERENT}
     architecture = None if arch is None else dict(arch)
     return {
-        **train,
+        **{f"train.{name}": value for name, value in settings.fixed.items()},
         "space": space.digest,
         "data": data.digest,
         "architecture": architecture,
@@ -101,7 +94,14 @@ def result(job: Job) -> Trained | None:
         raise TrainingError(
             f"weights must be as they were written, but {weights} differs; delete {join(job.folder, RESULT)} to train again"
         )
-    return Trained(weights, found["digest"], found["curves"], found["seconds"], found.get("found"))
+    return Trained(
+        weights,
+        found["digest"],
+        found["curves"],
+        found["seconds"],
+        found.get("found"),
+        found.get("made_with", ()),
+    )
 
 
 def required(job: Job) -> Trained:
