@@ -1,10 +1,12 @@
 """The device service: drift, several nodes of a kind, what dies, cores kept, and what a study tells of it all."""
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,8 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from manynet.devices import DeviceError, DevicePool, running
+from manynet.devices.actor import Description
 from manynet.devices.cores import beside, kept
 from manynet.devices.drift import Drift, DriftRules
+from manynet.devices.journal import Journal
+from manynet.devices.lease import Lease
+from manynet.devices.name import DeviceName
+from manynet.devices.placement import Place
+from manynet.devices.service import DeviceService, Kind, Plan
+from manynet.devices.station import Inputs, Station
 
 EXAMPLE = (torch.ones(1, 16),)
 RULES = DriftRules()
@@ -145,6 +154,72 @@ def test_a_reference_that_fails_once_is_measured_again(tmp_path: Path) -> None:
         assert told().startswith("not watched for drift: ")
         clock.write_text("8")
         assert told().startswith("the reference subnet takes 8")
+
+
+# ---------------------------------------------------------------- order
+
+
+class Slow(Station):
+    """Has no actor; its reference takes so many milliseconds, and as many to tell."""
+
+    def __init__(self, milliseconds: float) -> None:
+        super().__init__(DeviceName.parse("host/torch"), Place("node", {}), Lease(), 0, RULES)
+        self.milliseconds = milliseconds
+
+    async def check(self, reference: Inputs) -> None:
+        await asyncio.sleep(self.milliseconds / 1e3)
+        self.drift.note(self.milliseconds, time.monotonic())
+
+
+class Served(DeviceService):
+    """Has one such station for each name."""
+
+    async def _begin(self, kind: Kind) -> Description:
+        kind.stations = [Slow(1)]
+        return Description("", "", "")
+
+
+def service(journal: Path | None) -> Served:
+    """A service of one device, in this process."""
+    return Served(Plan([DeviceName.parse("host/torch")], "node", 0, journal and str(journal), RULES))
+
+
+def test_a_journal_that_takes_long_to_write_is_not_written_over_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "devices.json"
+    begun, may_go_on = threading.Event(), threading.Event()
+    write = Journal.write
+
+    def slow(journal: Journal, address: str) -> None:
+        if journal.devices[0].state != "ended":
+            begun.set()
+            assert may_go_on.wait(30)
+        write(journal, address)
+
+    monkeypatch.setattr(Journal, "write", slow)
+
+    async def run() -> None:
+        one = service(file)
+        await one.start()
+        assert await asyncio.to_thread(begun.wait, 30)
+        closing = asyncio.create_task(one.close())
+        await asyncio.wait([closing], timeout=0.5)
+        may_go_on.set()
+        await closing
+
+    asyncio.run(run())
+    assert [device.state for device in Journal.read(str(file)).devices] == ["ended"]
+
+
+def test_of_devices_that_measure_the_reference_at_once_the_quicker_one_sets_the_time() -> None:
+    async def run() -> list[float | None]:
+        one, kind = service(None), Kind(DeviceName.parse("host/torch"))
+        kind.stations = [Slow(500), Slow(50)]
+        await asyncio.gather(*(one._check(kind, station, []) for station in kind.stations))
+        return [kind.first, *(station.drift.first for station in kind.stations)]
+
+    assert asyncio.run(run()) == [50, 50, 50]
 
 
 # ---------------------------------------------------------------- cores

@@ -1,11 +1,12 @@
 """What a run tells while it goes on: its status, its named actor, TensorBoard, metrics, and a report that is refreshed."""
 
+import asyncio
 import json
 import re
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import manynet as mn
 from manynet.records.conditions import parse_conditions, parse_objectives
 from manynet.report import live
 from manynet.report.content import ReportContent
-from manynet.search.monitor import EVENTS, MonitorError, monitored
+from manynet.search.monitor import EVENTS, Monitor, MonitorError, monitored
+from manynet.search.monitor_callback import Telling
 from manynet.search.tally import Plan, Result, Tally
 from manynet.storage import StorageError
 from manynet.telemetry import metrics
@@ -53,6 +55,13 @@ def test_rates_are_those_of_the_last_minute() -> None:
     assert late.per_second == pytest.approx(2 / 60)
     assert tally.status(500.0, "searching").per_second == 0
     assert tally.status(500.0, "searching").seconds_left is None
+
+
+def test_rates_do_not_depend_on_the_order_in_which_results_come() -> None:
+    tally = Tally(plan(), [], at=0.0)
+    for at in (70.0, 5.0, 69.0, 4.0):
+        tally.add(result(0.5, at, at))
+    assert tally.status(71.0, "searching").per_second == pytest.approx(2 / 60)
 
 
 def test_failures_are_no_evaluations_and_take_time() -> None:
@@ -128,6 +137,126 @@ def test_a_report_that_cannot_be_written_ends_no_run(caplog: pytest.LogCaptureFi
     with live.refreshed(write, seconds=0.01):
         assert tried.wait(30)
     assert caplog.text.count("the report is not refreshed any more: the disk is full") == 1
+
+
+# ---------------------------------------------------------------- the monitor
+
+
+class Counted:
+    """What a monitor exports, kept."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.candidates = 0
+        self.shown: list[status.SearchStatus] = []
+
+    def count(self, result: Result) -> None:
+        self.candidates += bool(result.metrics)
+
+    def show(self, now: status.SearchStatus) -> None:
+        self.shown.append(now)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Counted]:
+    """What the monitors of a test export."""
+    made: list[Counted] = []
+
+    def export(plan: Plan) -> Counted:
+        made.append(Counted(plan))
+        return made[-1]
+
+    monkeypatch.setattr("manynet.search.monitor.Exported", export)
+    return made
+
+
+def trial(accuracy: float, width: int = 1) -> Any:
+    """One of Tune's, which has ended."""
+    return type("Trial", (), {"config": {"width": width}, "last_result": {"accuracy": accuracy}})
+
+
+def last_event(folder: Path, name: str) -> Any:
+    """The last point of a curve in a search's TensorBoard."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder / EVENTS))
+    accumulator.Reload()
+    return accumulator.Scalars(name)[-1]
+
+
+def test_batches_that_come_after_the_end_are_told(tmp_path: Path, counted: list[Counted]) -> None:
+    results = [result(0.5 + number / 10, 1.0 + number, at=time.time()) for number in range(4)]
+
+    async def search() -> None:
+        monitor = Monitor(plan(str(tmp_path)), [])
+        ending = asyncio.create_task(monitor.end("ended", 2, results[3:]))
+        await asyncio.wait([ending], timeout=0.2)
+        await monitor.note(results[2:3])
+        await asyncio.wait([ending], timeout=0.2)
+        await monitor.note(results[:2])
+        await ending
+
+    asyncio.run(search())
+    told = status.read(str(tmp_path))
+    assert told is not None and (told.state, told.done) == ("ended", 4)
+    assert last_event(tmp_path, "best/accuracy").value == pytest.approx(0.8)
+    assert last_event(tmp_path, "front size").step == 4
+    (exported,) = counted
+    assert (exported.candidates, exported.shown[-1]) == (4, told)
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_batch_that_never_comes_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("manynet.search.monitor.SECONDS_TO_COME", 0.05)
+
+    async def search() -> None:
+        monitor = Monitor(plan(str(tmp_path)), [])
+        await monitor.note([result(0.5, 1.0, at=time.time())])
+        await monitor.end("stopped", 3, [result(0.6, 2.0, at=time.time())])
+
+    asyncio.run(search())
+    told = status.read(str(tmp_path))
+    assert told is not None and (told.state, told.done) == ("stopped", 2)
+    assert "cannot tell all: 2 of 3 batches did not come" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_status_that_takes_long_to_write_is_not_written_over_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_go_on = threading.Event(), threading.Event()
+    write = status.write
+
+    def slow(folder: str, now: status.SearchStatus) -> None:
+        if now.state == "searching":
+            begun.set()
+            assert may_go_on.wait(30)
+        write(folder, now)
+
+    monkeypatch.setattr(status, "write", slow)
+
+    async def search() -> None:
+        monitor = Monitor(plan(str(tmp_path)), [])
+        assert await asyncio.to_thread(begun.wait, 30)
+        ending = asyncio.create_task(monitor.end("ended", 0, [result(0.5, 1.0, at=time.time())]))
+        await asyncio.wait([ending], timeout=0.5)
+        may_go_on.set()
+        await ending
+
+    asyncio.run(search())
+    told = status.read(str(tmp_path))
+    assert told is not None and (told.state, told.done) == ("ended", 1)
+
+
+def test_results_are_sent_in_batches_and_the_rest_is_kept_for_the_end() -> None:
+    batches: list[Sequence[Result]] = []
+    telling = Telling(batches.append, ["accuracy"])
+    for width in (1, 2, 3):
+        telling.on_trial_complete(0, [], trial(0.5, width))
+    assert [one.architecture["width"] for batch in batches for one in batch] == [1]
+    assert [one.architecture["width"] for one in telling.rest] == [2, 3]
+    assert telling.sent == 1
 
 
 # ---------------------------------------------------------------- a run
@@ -276,8 +405,7 @@ def test_a_study_is_searched_by_one_run_at_a_time(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("manynet.search.monitor.PATIENCE", 0.0)
     one = plan(str(tmp_path))
     with monitored(one, ["accuracy"], []) as telling:
-        trial: Any = type("Trial", (), {"config": {"width": 1}, "last_result": {"accuracy": 0.5}})
-        telling.on_trial_complete(0, [], trial)
+        telling.on_trial_complete(0, [], trial(0.5))
         with pytest.raises(MonitorError, match="is being searched by another job"), monitored(one, [], []):
             pass
     told = json.loads((tmp_path / status.FILE).read_text())
@@ -286,3 +414,15 @@ def test_a_study_is_searched_by_one_run_at_a_time(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt), monitored(one, [], []):
         raise KeyboardInterrupt
     assert json.loads((tmp_path / status.FILE).read_text())["state"] == "stopped"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_search_goes_on_without_its_monitor(tmp_path: Path) -> None:
+    with monitored(plan(str(tmp_path)), ["accuracy"], []) as telling:
+        telling.on_trial_complete(0, [], trial(0.5))
+        ray.kill(ray.get_actor(f"{status.PREFIX}{tmp_path}", status.NAMESPACE))
+        time.sleep(0.6)
+        start = time.monotonic()
+        telling.on_trial_complete(0, [], trial(0.6))
+        telling.on_trial_complete(0, [], trial(0.7))
+    assert time.monotonic() - start < 5

@@ -25,6 +25,7 @@ from manynet.devices.measurement import Measurement
 from manynet.devices.name import DeviceName
 from manynet.devices.placement import Place, places
 from manynet.devices.station import ActorDiedError, Inputs, Station
+from manynet.telemetry.periodic import Periodic
 
 MOST_DEATHS = 2
 LOOK_SECONDS = 10.0
@@ -125,6 +126,7 @@ class DeviceService:
         self._reference: Inputs | None = None
         self._exported = Exported()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._telling: Periodic | None = None
 
     def __repr__(self) -> str:
         return f"Devices({', '.join(self._kinds)})"
@@ -138,7 +140,7 @@ class DeviceService:
         """
         described = await asyncio.gather(*map(self._begin, self._kinds.values()))
         self._spawn(self._look_for_more())
-        self._spawn(self._keep_telling())
+        self._telling = Periodic(self._tell)
         return dict(zip(self._kinds, described, strict=True))
 
     @ray.method
@@ -177,6 +179,8 @@ class DeviceService:
         for kind in self._kinds.values():
             for station in kind.stations:
                 station.close()
+        if self._telling is not None:
+            await self._telling.end()
         await self._write_journal(ended=True)
 
     async def _begin(self, kind: Kind) -> Description:
@@ -233,7 +237,8 @@ class DeviceService:
         # Of all of a kind the first to measure it sets the time: others than it are held to are no longer comparable.
         station.drift.first = kind.first
         await station.check(reference)
-        kind.first = station.drift.first
+        # Another may have been quicker; this one is held to its time from the next check on.
+        kind.first = station.drift.first = station.drift.first if kind.first is None else kind.first
 
     async def _do(self, kind: Kind, station: Station, job: Job) -> None:
         try:
@@ -272,14 +277,14 @@ class DeviceService:
         else:
             await self._work(kind, station)
 
-    async def _keep_telling(self) -> None:
-        while True:
-            waiting = {name: len(kind.line) for name, kind in self._kinds.items()}
-            self._exported.show(waiting, self._statuses())
-            await self._write_journal()
-            await asyncio.sleep(JOURNAL_SECONDS)
+    async def _tell(self) -> float:
+        waiting = {name: len(kind.line) for name, kind in self._kinds.items()}
+        self._exported.show(waiting, self._statuses())
+        await self._write_journal()
+        return JOURNAL_SECONDS
 
     async def _write_journal(self, ended: bool = False) -> None:
+        """Write the journal where it is new; never twice at a time, or the older could be written last."""
         if self._plan.journal is None:
             return
         references = {name: kind.first for name, kind in self._kinds.items() if kind.first is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import ray
@@ -17,6 +17,7 @@ from manynet.search.tally import Plan, Result, Tally
 from manynet.storage import join
 from manynet.telemetry import metrics
 from manynet.telemetry import search_status as status
+from manynet.telemetry.periodic import Periodic
 from manynet.telemetry.search_status import Member, SearchStatus
 from manynet.telemetry.tensorboard import Events
 
@@ -25,6 +26,8 @@ SECONDS_BETWEEN = 2.0
 SHARE_OF_TIME = 0.05
 """Of the monitor's time that telling may take: a long search's hypervolume takes a second."""
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_TO_COME = 10.0
+"""To wait at the end for batches that were sent before."""
 SECONDS_TO_END = 60.0
 PATIENCE = 15.0
 """Seconds to wait for the actor of a run that was killed to go."""
@@ -36,6 +39,8 @@ class MonitorError(ManynetError):
 
 class Monitor:
     """An asynchronous actor on the driver's node; the search goes on without it, should it die.
+
+    Ray keeps no order of an asynchronous actor's calls: batches may come in any, and after the end.
 
     Args:
         plan: of the search.
@@ -50,17 +55,19 @@ class Monitor:
         self._metrics = Exported(plan)
         self._status: SearchStatus | None = None
         self._printed = 0.0
-        self._loop = asyncio.get_event_loop().create_task(self._keep_telling())
+        self._came, self._arrival = 0, asyncio.Condition()
+        self._telling = Periodic(self._tell_again)
 
     def __repr__(self) -> str:
         return f"Search({self._plan.space}: {', '.join(map(str, self._plan.objectives))})"
 
     @ray.method
-    async def note(self, results: Sequence[Result]) -> None:
-        """Take in candidates' results."""
-        for result in results:
-            self._tally.add(result)
-            self._metrics.count(result)
+    async def note(self, batch: Sequence[Result]) -> None:
+        """Take in a batch of candidates' results."""
+        self._take(batch)
+        async with self._arrival:
+            self._came += 1
+            self._arrival.notify_all()
 
     @ray.method
     async def status(self) -> dict[str, Any]:
@@ -68,25 +75,47 @@ class Monitor:
         return self._now().model_dump()
 
     @ray.method
-    async def end(self, state: Literal["ended", "stopped"]) -> None:
-        """Tell a last time."""
-        self._loop.cancel()
+    async def end(self, state: Literal["ended", "stopped"], sent: int, rest: Sequence[Result]) -> None:
+        """Tell a last time, once all results are there.
+
+        Args:
+            state: to tell.
+            sent: batches that were sent: those that are still to come are waited for, but not for long.
+            rest: results that no batch held.
+        """
+        await self._wait_for(sent)
+        self._take(rest)
+        await self._telling.end()
         self._state = state
-        await asyncio.to_thread(self._tell, self._now())
+        await self._tell()
         await asyncio.to_thread(self._events.close)
 
-    async def _keep_telling(self) -> None:
-        while True:
-            start = time.monotonic()
-            await asyncio.to_thread(self._tell, self._now())
-            took = time.monotonic() - start
-            await asyncio.sleep(max(SECONDS_BETWEEN, took / SHARE_OF_TIME))
+    def _take(self, results: Sequence[Result]) -> None:
+        for result in results:
+            self._tally.add(result)
+            self._metrics.count(result)
+
+    async def _wait_for(self, sent: int) -> None:
+        try:
+            async with asyncio.timeout(SECONDS_TO_COME), self._arrival:
+                await self._arrival.wait_for(lambda: self._came >= sent)
+        except TimeoutError:
+            print(f"cannot tell all: {sent - self._came} of {sent} batches did not come", flush=True)
+
+    async def _tell_again(self) -> float:
+        start = time.monotonic()
+        await self._tell()
+        return max(SECONDS_BETWEEN, (time.monotonic() - start) / SHARE_OF_TIME)
+
+    async def _tell(self) -> None:
+        """Tell all; never twice at a time, or the older could be written last."""
+        await asyncio.to_thread(self._write, self._now())
 
     def _now(self) -> SearchStatus:
         # Never in the thread that tells: results are added meanwhile.
         return self._tally.status(time.time(), self._state)
 
-    def _tell(self, now: SearchStatus) -> None:
+    def _write(self, now: SearchStatus) -> None:
         before, self._status = self._status, now
         try:
             status.write(self._plan.study, now)
@@ -180,14 +209,13 @@ def monitored(plan: Plan, columns: Sequence[str], earlier: Sequence[Member]) -> 
         MonitorError: when another run searches the same study now.
     """
     monitor = _start(plan, earlier)
-    telling = Telling(monitor, columns)
+    telling = Telling(monitor.note.remote, columns)
     state: Literal["ended", "stopped"] = "stopped"
     try:
         yield telling
         state = "ended"
     finally:
-        telling.flush()
-        _end(monitor, state)
+        _end(monitor, state, telling)
 
 
 def _start(plan: Plan, earlier: Sequence[Member]) -> Any:
@@ -214,10 +242,11 @@ def _start(plan: Plan, earlier: Sequence[Member]) -> Any:
             time.sleep(0.5)
 
 
-def _end(monitor: Any, state: Literal["ended", "stopped"]) -> None:
-    try:
-        ray.get(monitor.end.remote(state), timeout=SECONDS_TO_END)
-        ray.kill(monitor)
-    except (ray.exceptions.RayError, ConnectionError):
-        # It is gone, or Ray is: nobody is left to tell.
-        return
+def _end(monitor: Any, state: Literal["ended", "stopped"], telling: Telling) -> None:
+    # Where it is gone, or Ray is, nobody is left to tell.
+    with suppress(ray.exceptions.RayError, ConnectionError):
+        try:
+            ray.get(monitor.end.remote(state, telling.sent, telling.rest), timeout=SECONDS_TO_END)
+        finally:
+            # Also one that did not answer in time: it must not write over what the next search tells.
+            ray.kill(monitor)

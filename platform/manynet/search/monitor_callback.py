@@ -1,20 +1,15 @@
-"""Carries what Tune hears of candidates to the search's monitor."""
+"""Hands on what Tune hears of candidates."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ray import tune
 from ray.air.constants import TIME_THIS_ITER_S
 
 from manynet.search.tally import Result
-
-if TYPE_CHECKING:
-    from ray.actor import ActorProxy
-
-    from manynet.search.monitor import Monitor
 
 SECONDS_BETWEEN = 0.5
 
@@ -23,14 +18,19 @@ class Telling(tune.Callback):
     """Sends results in batches: a call for each would cost the driver more than a quick candidate does.
 
     Args:
-        monitor: is told, and not waited for.
+        tell: takes a batch; must not wait for anybody.
         columns: of a result that are told.
+
+    Attributes:
+        sent: how many batches ``tell`` took.
+        rest: results that no batch held yet.
     """
 
-    def __init__(self, monitor: ActorProxy[Monitor], columns: Sequence[str]) -> None:
-        self._monitor, self._columns = monitor, columns
-        self._results: list[Result] = []
-        self._sent = 0.0
+    def __init__(self, tell: Callable[[Sequence[Result]], object], columns: Sequence[str]) -> None:
+        self._tell, self._columns = tell, columns
+        self.sent = 0
+        self.rest: list[Result] = []
+        self._sent_at = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         # A Tuner pickles its callbacks so that it can be restored. This search never is: see the ledger.
@@ -46,13 +46,12 @@ class Telling(tune.Callback):
         """Take down that an evaluator died."""
         self._note(trial.config, {}, 0.0)
 
-    def flush(self) -> None:
-        """Send what was not sent yet."""
-        if self._results:
-            self._monitor.note.remote(self._results)
-        self._results, self._sent = [], time.monotonic()
-
     def _note(self, architecture: Any, values: dict[str, float], seconds: float) -> None:
-        self._results.append(Result(architecture, values, seconds, time.time()))
-        if time.monotonic() - self._sent >= SECONDS_BETWEEN:
-            self.flush()
+        self.rest.append(Result(architecture, values, seconds, time.time()))
+        if time.monotonic() - self._sent_at >= SECONDS_BETWEEN:
+            self._send()
+
+    def _send(self) -> None:
+        batch, self.rest = self.rest, []
+        self._tell(batch)
+        self.sent, self._sent_at = self.sent + 1, time.monotonic()

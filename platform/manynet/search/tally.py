@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -66,7 +65,7 @@ class Tally:
     def __init__(self, plan: Plan, earlier: Sequence[Member], at: float) -> None:
         self.failed = 0
         self._plan, self._began = plan, at
-        self._recent: deque[Result] = deque()
+        self._recent: list[Result] = []
         self._members: list[Member] = []
         self._rows: list[list[float]] = []
         for member in earlier:
@@ -87,8 +86,8 @@ class Tally:
 
     def status(self, at: float, state: Literal["searching", "ended", "stopped"]) -> SearchStatus:
         """The search as it is at a moment."""
-        while self._recent and self._recent[0].at < at - WINDOW_SECONDS:
-            self._recent.popleft()
+        # Batches of results come in any order: the oldest need not be the first.
+        self._recent = [result for result in self._recent if result.at >= at - WINDOW_SECONDS]
         seconds = max(min(WINDOW_SECONDS, at - self._began), 1e-3)
         rate = sum(bool(result.metrics) for result in self._recent) / seconds
         busy = sum(result.seconds for result in self._recent) / (seconds * self._plan.evaluators)
