@@ -112,7 +112,7 @@ class Study:
             ManynetError: when a step cannot be done, or the folder cannot be written.
         """
         study = cls(experiment.study, experiment.space, experiment.data)
-        study.data  # noqa: B018  (loading checks it)
+        training.check_packages(study.data)
         for name, settings in experiment.steps.items():
             study._check_same(name, settings)
             study._check(name, settings)
