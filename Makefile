@@ -1,22 +1,22 @@
 # `make demo` and `make test` set up whatever they need; nothing else has to be run first.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet
 STAMP := .venv/.installed
-TORCHREC := 1.8.0
 
-.PHONY: install demo test bench clean
+.PHONY: install demo test bench wheel lower-bounds constraints clean
 
 install: $(STAMP)
 
-# TorchRec asks for a CUDA build of fbgemm by name; the build that fits the installed PyTorch is taken instead.
-$(STAMP): pyproject.toml
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[recsys,devices,trackers,test]'
-	$(BIN)/python -m pip install --quiet --no-deps torchrec==$(TORCHREC)
-	$(BIN)/python -c 'import torch; print("fbgemm-gpu" if torch.version.cuda else "fbgemm-gpu-cpu", end="==$(TORCHREC)")' \
-		| xargs $(BIN)/python -m pip install --quiet --no-deps
+	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
+
+# TorchRec asks for a CUDA build of fbgemm by name; the build that fits the installed PyTorch is taken instead.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --constraint constraints.txt --editable '.[recsys,devices,trackers,test]'
+	$(BIN)/python -m manynet.learning.torchrec_setup | xargs $(PIP) --no-deps
 	touch $(STAMP)
 
 demo: install
@@ -31,5 +31,19 @@ test: install
 bench: install
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
+# Without what an older build left: it would be taken into the wheel.
+wheel: | $(BIN)/python
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build .
+
+# Resolves the lowest versions that pyproject.toml takes, and installs none.
+lower-bounds: | $(BIN)/python
+	$(PIP) packaging 'uv>=0.9,<1'
+	$(BIN)/python tools/lower_bounds.py
+
+# After `make test` has passed with newer versions.
+constraints: install
+	$(BIN)/python tools/tested_set.py >constraints.new && mv constraints.new constraints.txt
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build platform/*.egg-info

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Manynet into the Python of a node or an image, by the steps of the Makefile: clusters/install.sh [TREE or WHEEL]
+# Manynet into the Python of a node or an image, as the Makefile does: clusters/install.sh [TREE or WHEEL [CONSTRAINTS]]
 set -euo pipefail
 
-TORCHREC=1.8.0
-
-what=$(realpath "${1:-$(dirname "$0")/..}")
-python -m pip install --quiet --no-cache-dir "${what}[recsys,devices,trackers]"
+here=$(dirname "$0")
+what=$(realpath "${1:-$here/..}")
+constraints=$(realpath "${2:-$here/../constraints.txt}")
+pip=(python -m pip install --quiet --no-cache-dir)
+"${pip[@]}" --constraint "$constraints" "${what}[recsys,devices,trackers]"
 # TorchRec asks for a CUDA build of fbgemm by name; the build that fits the installed PyTorch is taken instead.
-python -m pip install --quiet --no-cache-dir --no-deps "torchrec==$TORCHREC"
-fbgemm=$(python -c 'import torch; print("fbgemm-gpu" if torch.version.cuda else "fbgemm-gpu-cpu")')
-python -m pip install --quiet --no-cache-dir --no-deps "$fbgemm==$TORCHREC"
+python -m manynet.learning.torchrec_setup | xargs "${pip[@]}" --no-deps

@@ -25,6 +25,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from manynet.devices.name import DeviceName
 from manynet.devices.placement import PREFIX
+from manynet.learning.torchrec_setup import VERSION
 from manynet.telemetry import metrics
 
 # isort: split
@@ -36,9 +37,10 @@ KUBERNETES = "1.37"
 RAY_UP = ("aws.yaml", "gcp.yaml")
 GROUPS = ("trainers", "evaluators", "devices", "gateways")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-RAY = next(
-    requirement.split("==")[1] for requirement in PROJECT["dependencies"] if requirement.startswith("ray[")
+TESTED = dict(
+    line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
 )
+RAY = TESTED["ray"]
 
 
 def _read(name: str) -> Any:
@@ -95,10 +97,12 @@ def test_ray_up_files_start_ray_with_the_token_and_the_dashboard_on_loopback(pre
 
 def test_ray_up_files_install_the_version_of_this_repository(prepared: Any) -> None:
     wheel = f"manynet-{PROJECT['version']}-py3-none-any.whl"
-    assert prepared["file_mounts"][f"/home/ray/mounted/{wheel}"] == f"build/{wheel}"
-    assert (ROOT / prepared["file_mounts"]["/home/ray/mounted/install.sh"]).is_file()
+    mounted, mounts = "/home/ray/mounted", prepared["file_mounts"]
+    assert mounts[f"{mounted}/{wheel}"] == f"build/{wheel}"
+    assert (ROOT / mounts[f"{mounted}/install.sh"]).is_file()
+    assert (ROOT / mounts[f"{mounted}/constraints.txt"]).is_file()
     for commands in (prepared["head_setup_commands"], prepared["worker_setup_commands"]):
-        assert f"bash /home/ray/mounted/install.sh /home/ray/mounted/{wheel}" in commands
+        assert f"bash {mounted}/install.sh {mounted}/{wheel} {mounted}/constraints.txt" in commands
 
 
 def test_aws_nodes_are_what_ec2_takes() -> None:
@@ -241,13 +245,15 @@ def test_images_are_pinned() -> None:
 
 def test_an_image_has_what_the_makefile_installs() -> None:
     makefile, script = (ROOT / "Makefile").read_text(), (CLUSTERS / "install.sh").read_text()
-    torchrec = re.search(r"^TORCHREC := (\S+)$", makefile, re.MULTILINE)
-    assert torchrec and f"\nTORCHREC={torchrec[1]}\n" in script
+    for commands in (makefile, script):
+        assert re.search(r"-m manynet.learning.torchrec_setup \| xargs .* --no-deps", commands)
+        assert "--constraint" in commands
+    assert TESTED["torchrec"] == VERSION
     extras = re.search(r"'\.\[([\w,]+),test\]'", makefile)
     assert extras and f"[{extras[1]}]" in script
     dockerfile = (CLUSTERS / "Dockerfile").read_text()
     assert "clusters/install.sh" in dockerfile
-    assert dockerfile.index("install.sh /home") < dockerfile.index("USER 1000")
+    assert dockerfile.index('install.sh "$MANYNET"') < dockerfile.index("USER 1000")
 
 
 @pytest.mark.parametrize("name", ["local.sh", "install.sh"])

@@ -8,13 +8,16 @@ import pytest
 import ray
 import torch
 
+from manynet.config.experiment import Experiment
 from manynet.config.settings import TrainSettings
 from manynet.elastic import ChoiceError, EmbeddingTables, Table
 from manynet.learning.fused_tables import fused
 from manynet.learning.optimizers import ADAGRAD_EPS
 from manynet.learning.strategy import TrainingError
+from manynet.learning.torchrec_setup import VERSION
 from manynet.search_spaces import nasrec
 from manynet.space.fitting import fit_together
+from manynet.studies.study import Study
 from manynet.training.runs import train_supernet
 
 TABLES = [Table("user.id", 40), Table("user", 7), Table("tags", 30, values=3)]
@@ -121,13 +124,48 @@ def test_two_workers_with_sharded_tables_learn_as_one(ray_cluster, tmp_path):
         assert torch.equal(first[f"table{number}.sum"], second[f"table{number}.sum"])
 
 
-def test_without_torchrec_one_line_says_what_to_install(monkeypatch, tmp_path):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchrec"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torchrec", None)
-    with pytest.raises(TrainingError, match="needs TorchRec.*pip install torchrec") as raised:
+def without(name, monkeypatch):
+    """Make a package look as if it were not installed."""
+    for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+
+
+INSTALL = f"pip install --no-deps torchrec=={VERSION} fbgemm-gpu(-cpu)?=={VERSION}"
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("torchrec", f": {INSTALL}"),
+        ("fbgemm_gpu", f": {INSTALL}"),
+        ("tensordict", f": pip install 'manynet\\[recsys\\]' && {INSTALL}"),
+    ],
+)
+def test_what_is_missing_is_one_line_that_ends_in_its_command(name, command, monkeypatch):
+    without(name, monkeypatch)
+    with pytest.raises(TrainingError, match=rf"needs TorchRec, but there is no {name}{command}$") as raised:
         fused(EmbeddingTables(TABLES, 4), 0.1)
     assert "\n" not in str(raised.value)
+
+
+def test_an_fbgemm_that_does_not_load_beside_this_pytorch_is_one_line(monkeypatch, tmp_path, caplog):
+    (tmp_path / "fbgemm_gpu.py").write_text(
+        "import logging\nlogging.error('several lines')\nraise OSError('libcudart.so.13: no such file\\nmore')"
+    )
+    monkeypatch.delitem(sys.modules, "fbgemm_gpu", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(TrainingError, match=rf"libcudart.so.13: no such file: .*{INSTALL}$") as raised:
+        fused(EmbeddingTables(TABLES, 4), 0.1)
+    assert f"beside PyTorch {torch.__version__}" in str(raised.value)
+    assert "\n" not in str(raised.value) and not caplog.records
+
+
+def test_a_run_is_refused_before_it_begins(monkeypatch, tmp_path):
+    without("torchrec", monkeypatch)
+    experiment = Experiment(study=str(tmp_path / "s"), space="search_spaces.nasrec:tiny", data="flights")
+    with pytest.raises(TrainingError, match="there is no torchrec"):
+        Study.begin(experiment)
     settings = TrainSettings(strategy="trainers.any_connection:AnyConnection")
     with pytest.raises(TrainingError, match="there is no torchrec"):
         train_supernet(*fit_together(nasrec.tiny, "flights"), settings, tmp_path)

@@ -5,7 +5,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export RAY_API_SERVER_ADDRESS="${RAY_API_SERVER_ADDRESS:-${RAY_ADDRESS:-http://127.0.0.1:8265}}"
-run=(examples/nasrec-flights.yaml --set "study=$PWD/runs/nasrec-flights" "$@")
+ours() { PYTHONPATH="platform:${PYTHONPATH:-}" python "$@"; } # of a checkout, else the installed one
+example=examples/nasrec-flights.yaml
+[[ -f $example ]] || ours -m manynet examples "$example"
+run=("$example" --set "study=$PWD/runs/nasrec-flights" "$@")
 # Ray would say a wrong token in a traceback, and a wrong key only after the upload.
-PYTHONPATH="platform:.:${PYTHONPATH:-}" python -m manynet submit --check "${run[@]}"
-exec ray job submit --working-dir . --runtime-env clusters/jobs/runtime-env.yaml -- python -m manynet run "${run[@]}"
+ours -m manynet submit --check "${run[@]}"
+# Manynet goes with the job: nodes need not have it, and run what is here.
+manynet=$(ours -c 'import manynet; print(manynet.__path__[0])')
+environment='{"py_modules": ["'$manynet'"], "excludes": ["/.ci/", "/benchmarks/", "/docs/", "/platform/", "/runs/", "/tests/"]}'
+exec ray job submit --working-dir . --runtime-env-json "$environment" -- python -m manynet run "${run[@]}"

@@ -14,6 +14,7 @@ from rich.logging import RichHandler
 from manynet.cli import studies
 from manynet.cli.convert import convert
 from manynet.cli.devices import devices
+from manynet.cli.examples import examples
 from manynet.cli.front import front
 from manynet.cli.published import import_set
 from manynet.cli.rank import rank
@@ -38,7 +39,7 @@ Whatever stops it, `manynet resume FOLDER` goes on.
 """,
 )
 OWN = (studies.run, studies.resume, studies.best, studies.report)
-for command in (*OWN, watch, submit, front, devices, table, transfer, scale, convert, rank):
+for command in (*OWN, examples, watch, submit, front, devices, table, transfer, scale, convert, rank):
     app.command()(command)
 # Python keeps the word for itself, so no function can have the command's name.
 app.command("import")(import_set)

@@ -8,7 +8,6 @@ backward passes moves the tables at each, and a step that is skipped for its gra
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from manynet.elastic import EmbeddingTables
 from manynet.elastic.tables import PADDING, Table
 from manynet.learning.gradients import alone
 from manynet.learning.optimizers import ADAGRAD_EPS
-from manynet.learning.strategy import TrainingError
+from manynet.learning.torchrec_setup import check_installed
 
 
 class FusedTables(nn.Module, ABC):
@@ -98,7 +97,7 @@ def fused(tables: EmbeddingTables, rate: float, group: dist.ProcessGroup | None 
     """Tables to train: on one worker fused, on several also sharded.
 
     Raises:
-        TrainingError: when TorchRec is not installed.
+        TrainingError: when TorchRec is not installed, or does not load.
     """
     check_installed()
     kind = LocalTables if alone(group) else ShardedTables
@@ -107,20 +106,6 @@ def fused(tables: EmbeddingTables, rate: float, group: dist.ProcessGroup | None 
     weights = zip(made.tables, tables.weights, strict=True)
     made.load({f"{name}.weight": weight.detach() for name, weight in weights})
     return made
-
-
-def check_installed() -> None:
-    """Look whether tables can be trained, without the seconds that importing TorchRec takes.
-
-    Raises:
-        TrainingError: when TorchRec or its kernels are not installed.
-    """
-    missing = [name for name in ("torchrec", "fbgemm_gpu") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise TrainingError(
-            f"training embedding tables needs TorchRec, but there is no {missing[0]}: "
-            "pip install torchrec and the fbgemm-gpu build that fits your PyTorch, or run make install"
-        )
 
 
 @final

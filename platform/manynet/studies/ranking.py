@@ -117,6 +117,7 @@ class RankingStudy:
         return rows
 
     def _check(self) -> None:
+        training.check_packages(self.data)
         training.check(self.anchors, "subnet")
         for subject in self.subjects:
             for finetuned in self._finetuning():

@@ -95,7 +95,7 @@ class Study:
             ManynetError: when a step cannot be done, or the folder cannot be written.
         """
         study = cls._of(experiment.study if folder is None else folder, experiment)
-        study.data  # noqa: B018  (loading checks it)
+        training.check_packages(study.data)
         for name, settings in experiment.steps.items():
             study._check(name, settings)
         check_writable(study.folder)

@@ -27,8 +27,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from manynet.config.settings import TrainSettings
 from manynet.data import Data, Features
 from manynet.errors import ManynetError
-from manynet.learning.fused_tables import check_installed
 from manynet.learning.strategy import TrainingError, load_strategy
+from manynet.learning.torchrec_setup import check_installed
 from manynet.space.search_space import Architecture, SearchSpace
 from manynet.storage import absolute, exists, join, locate, read_bytes, read_json, unwritable
 from manynet.training import checkpoints as checkpoint
@@ -152,6 +152,16 @@ def check(settings: TrainSettings, trains: str) -> None:
         )
 
 
+def check_packages(data: Data) -> None:
+    """Check that what training on ``data`` needs besides Manynet's own dependencies is installed and loads.
+
+    Raises:
+        TrainingError: in one line that says what to install.
+    """
+    if isinstance(data.features, Features):
+        check_installed()
+
+
 def is_finished(folder: str | Path) -> bool:
     """Whether training in ``folder`` has ended."""
     return read_json(join(absolute(folder), RESULT)) is not None
@@ -176,10 +186,9 @@ def _train(
 ) -> list[Trained]:
     for job in jobs:
         check(job.settings, job.trains)
-    if isinstance(data.features, Features):
-        check_installed()
     missing = [job for job in jobs if result(job) is None]
     if missing:
+        check_packages(data)
         _check_checkpoints(missing, folder)
         _check_cluster(missing[0].settings)
         checkpoint.prune(join(folder, CHECKPOINTS), _KEPT)

@@ -34,7 +34,9 @@ def check(trackers: Sequence[str]) -> None:
     for tracker in trackers:
         tool, address = _parts(tracker)
         if find_spec(tool) is None:
-            raise TrackerError(f"tracker {tracker!r} needs the package {tool}, but it is not installed")
+            raise TrackerError(
+                f"tracker {tracker!r} needs the package {tool}, but it is not installed: pip install 'manynet[trackers]'"
+            )
         if tool == "mlflow":
             _check_mlflow(_store(address))
         else:
