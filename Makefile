@@ -28,8 +28,11 @@ test: install
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
 
+# Goes on past a benchmark that fails, and says at the end which did. BENCH=--quick runs small sizes.
 bench: install
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	failed=; for script in benchmarks/*.py; do \
+		echo "== $$script"; $(BIN)/python $$script $(BENCH) || failed="$$failed $$script"; \
+	done; test -z "$$failed" || { echo "missed a bar or did not run:$$failed"; exit 1; }
 
 # Without what an older build left: it would be taken into the wheel.
 wheel: | $(BIN)/python

@@ -13,21 +13,18 @@ A crossover is where the ratio of both kinds comes to 1 for good, between points
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import math
-import warnings
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from attention_crossover_picture import KINDS, FrontMix, write_page
 from ray import tune
-from rich.console import Console
-from rich.table import Table
+from support.attention_page import KINDS, FrontMix, write_page
+from support.frame import Option, at_most, run, show
 from torch import nn
 
 import manynet as mn
@@ -38,12 +35,21 @@ from manynet.report.choices import mixes
 from manynet.studies.study import Study, recorded
 from manynet.studies.sweep import Sweep
 
-BARS = {"slowest_ratio_1024": 1.0, "slowest_ratio_2304": 0.5}
 WIDTH, HEADS, HEAD_DIM = 192, 3, 64
-TOKENS = (49, 100, 196, 324, 576, 1024, 2304)
-TOOLS = ("host/torch", "host/torch.compile", "host/onnxruntime", "host/openvino")
 MACS = "multiply-adds"
-OUTPUT = Path(__file__).parent / "output"
+OPTIONS = (
+    Option("--tokens", (49, 100, 196, 324, 576, 1024, 2304), "squares, at least two", quick=(4, 9)),
+    Option(
+        "--tools",
+        ("host/torch", "host/torch.compile", "host/onnxruntime", "host/openvino"),
+        "that measure, where this machine has them",
+        quick=("host/torch",),
+    ),
+    Option("--turns", 2, "of each kind of attention", quick=1),
+    Option("--studies", (), "folders of studies or sweeps", kind=str),
+    Option("--measured", "", "an earlier run's JSON, drawn again"),
+)
+BARS = {"slowest_ratio_1024": at_most(1.0), "slowest_ratio_2304": at_most(0.5)}
 Curves = dict[str, dict[str, dict[int, float]]]
 """By what is counted or the tool that measures, and the kind of attention: multiply-adds or ms, by tokens."""
 
@@ -61,46 +67,36 @@ class Block(mn.Supernet):
         return mixed
 
 
-def main() -> None:
-    """Measure, print tables, write the page, then one JSON line."""
-    given = arguments()
-    # Two exports a point would each tell what is not installed, and what of PyTorch is deprecated.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning)
+def main(given: Namespace) -> dict[str, Any]:
+    """Measure, or read what was measured, and write the page."""
     studies = [front_mix(study) for folder in given.studies for study in opened(folder)]
-    if given.measured is None:
-        torch.manual_seed(0)
-        space = block_space(given.tokens)
-        curves = {MACS: counted(space)} | measured(space, given.tokens, given.turns)
+    if given.measured:
+        curves = read(Path(given.measured))
     else:
-        curves = read(given.measured)
+        torch.manual_seed(0)
+        tokens = checked(given.tokens)
+        space = block_space(tokens)
+        curves = {MACS: counted(space)} | measured(space, tokens, given)
     crossovers = {name: crossover(kinds) for name, kinds in curves.items()}
-    show(curves, crossovers)
+    show_curves(curves, crossovers)
     for one in studies:
         show_mix(one)
-    OUTPUT.mkdir(exist_ok=True)
-    (OUTPUT / "attention_crossover.json").write_text(json.dumps(curves, indent=1))
-    write_page(OUTPUT / "attention_crossover.html", curves, crossovers, studies)
-    figures = slowest(curves)
-    bars = {name: bar for name, bar in BARS.items() if name in figures}
-    line = {"benchmark": "attention_crossover", "crossovers": crossovers, "figures": figures, "bars": bars}
-    print(json.dumps({**line, "pass": all(figures[name] <= bar for name, bar in bars.items())}))
+    given.output.mkdir(parents=True, exist_ok=True)
+    (given.output / "attention_crossover.json").write_text(json.dumps(curves, indent=1))
+    write_page(given.output / "attention_crossover.html", curves, crossovers, studies)
+    return {**dict.fromkeys(BARS), **slowest(curves), "crossovers": crossovers}
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS), help="squares, at least two")
-    parser.add_argument("--turns", type=int, default=2, help="of each kind of attention")
-    parser.add_argument("--studies", nargs="*", default=[], metavar="RUN")
-    parser.add_argument("--measured", type=Path, metavar="FILE")
-    given = parser.parse_args()
-    given.tokens = sorted(set(given.tokens))
-    wrong = [tokens for tokens in given.tokens if tokens < 1 or math.isqrt(tokens) ** 2 != tokens]
-    if wrong or len(given.tokens) < 2:
-        parser.error(f"tokens must be two squares or more, but got {wrong[0] if wrong else given.tokens}")
-    return given
+def checked(tokens: Sequence[int]) -> list[int]:
+    """From the fewest.
+
+    Raises:
+        SystemExit: when they are not at least two squares.
+    """
+    wrong = [count for count in tokens if count < 1 or math.isqrt(count) ** 2 != count]
+    if wrong or len(set(tokens)) < 2:
+        raise SystemExit(f"tokens must be two squares or more, but got {wrong[0] if wrong else tokens}")
+    return sorted(set(tokens))
 
 
 def block_space(tokens: Sequence[int]) -> mn.SearchSpace:
@@ -126,16 +122,16 @@ def counted(space: mn.SearchSpace) -> dict[str, dict[int, float]]:
     }
 
 
-def measured(space: mn.SearchSpace, tokens: Sequence[int], turns: int) -> Curves:
+def measured(space: mn.SearchSpace, tokens: Sequence[int], given: Namespace) -> Curves:
     """Milliseconds on every tool that this machine has."""
     network = space.build().eval()
     found: Curves = {}
-    for tool in TOOLS:
+    for tool in given.tools:
         name = DeviceName.parse(tool)
         if missing := tool_of(name).missing(name):
             print(f"{tool} is left out: {missing}")
             continue
-        rows = {count: timed(name, space, network, count, turns) for count in tokens}
+        rows = {count: timed(name, space, network, count, given.turns) for count in tokens}
         found[tool] = {kind: {count: row[kind] for count, row in rows.items()} for kind in KINDS}
     return found
 
@@ -176,7 +172,7 @@ def slowest(curves: Curves) -> dict[str, float]:
     """The largest ratio of any tool, by tokens."""
     found = [ratios(kinds) for name, kinds in curves.items() if name != MACS]
     every = dict.fromkeys(tokens for one in found for tokens in one)
-    return {f"slowest_ratio_{tokens}": round(max(one[tokens] for one in found), 3) for tokens in every}
+    return {f"slowest_ratio_{tokens}": max(one[tokens] for one in found) for tokens in every}
 
 
 def opened(folder: str) -> list[Study]:
@@ -213,15 +209,16 @@ def read(file: Path) -> Curves:
     }
 
 
-def show(curves: Curves, crossovers: Mapping[str, float | None]) -> None:
+def show_curves(curves: Curves, crossovers: Mapping[str, float | None]) -> None:
     """Print softmax, linear-angular and their ratio: a column for each tool, a row for each number of tokens."""
-    table = Table("tokens", *curves, title="softmax / linear-angular, and their ratio; latency in ms")
     last = list(curves)[-1]
-    for tokens in curves[last][KINDS[0]]:
-        table.add_row(str(tokens), *(cell(name, kinds, tokens) for name, kinds in curves.items()))
-    table.add_section()
-    table.add_row("crossover", *(told(curves[name], found) for name, found in crossovers.items()))
-    Console(width=140).print(table)
+    rows: list[Sequence[str] | None] = [
+        (str(tokens), *(cell(name, kinds, tokens) for name, kinds in curves.items()))
+        for tokens in curves[last][KINDS[0]]
+    ]
+    ends = [told(curves[name], found) for name, found in crossovers.items()]
+    title = "softmax / linear-angular, and their ratio; latency in ms"
+    show(title, ("tokens", *curves), [*rows, None, ("crossover", *ends)])
 
 
 def cell(name: str, kinds: Mapping[str, Mapping[int, float]], tokens: int) -> str:
@@ -241,11 +238,11 @@ def told(kinds: Mapping[str, Mapping[int, float]], found: float | None) -> str:
 
 def show_mix(one: FrontMix) -> None:
     """Print what a front chose, a row a block."""
-    table = Table("block", *one.mix.columns, title=f"{one.title}: attention on the front")
-    for key in one.mix.counts:
-        table.add_row(key.rpartition(".")[0], *(f"{share:.0%}" for share in one.mix.shares(key)))
-    Console(width=100).print(table)
+    rows = [
+        (key.rpartition(".")[0], *(f"{share:.0%}" for share in one.mix.shares(key))) for key in one.mix.counts
+    ]
+    show(f"{one.title}: attention on the front", ("block", *one.mix.columns), rows)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS, bars=BARS)

@@ -7,26 +7,25 @@ with a depthwise convolution of the values, and with that and the auxiliary mask
 
     python benchmarks/castling_accuracy.py [--data digits] [--epochs 30] [--batch 64] [--seeds 3] [--folder FOLDER]
 
-Started again with the same folder, it goes on.
+Started again with the same folder, it goes on. There are no bars.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import os
 import tempfile
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from support.frame import Option, run, show
+from support.processes import local_ray
 
 import manynet as mn
 from manynet.config.settings import TrainSettings
 from manynet.data import Data
-from manynet.runtime.ray_session import connect
 from manynet.search_spaces import vit
 from manynet.space.evaluation import score
 from manynet.space.fitting import fit_together
@@ -41,6 +40,14 @@ SHAPE: dict[str, Any] = {
     "mlp_ratio": 4,
 }
 BRANCHES = {"none": "alone", "taps": "with 9 taps", "grid": "with depthwise 3 x 3"}
+OPTIONS = (
+    Option("--data", "digits", "as an experiment file names it"),
+    Option("--epochs", 30.0, quick=0.1),
+    Option("--attentions", 9, "compared, at most", quick=1),
+    Option("--batch", 64),
+    Option("--seeds", 3, quick=1),
+    Option("--folder", "", "of what was trained before; by default nothing is kept"),
+)
 ALONE, CASTLING = "trainers.finetune:FineTune", "trainers.castling:CastlingFineTune"
 
 
@@ -63,7 +70,7 @@ class Contender:
     def space(self, name: str) -> mn.SearchSpace:
         """A space of this one network, called ``name``."""
         options: dict[str, Any] = {key: (value,) for key, value in SHAPE.items()}
-        angular = {} if self.angular is None else {"angular": self.angular}
+        angular: dict[str, Any] = {} if self.angular is None else {"angular": self.angular}
         return vit.space(
             name, **options, head_dim=16, channels=1, classes=10, attention=(self.attention,), **angular
         )
@@ -81,29 +88,29 @@ def contenders() -> Iterator[Contender]:
                 yield Contender(name, "linear-angular", angular, CASTLING)
 
 
-def main() -> None:
-    """Train, print a table, then one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="digits", help="as an experiment file names it")
-    parser.add_argument("--epochs", type=float, default=30)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--folder", default="", help="of what was trained before; by default nothing is kept")
-    given = parser.parse_args()
-    connect()
-    with tempfile.TemporaryDirectory() as temporary:
+def main(given: Namespace) -> dict[str, Any]:
+    """Train all, each seed alone."""
+    # Each starts workers, so a quick run has the one with most parts alone.
+    compared = [one for one in contenders() if not given.quick or one.strategy == CASTLING][
+        : given.attentions
+    ]
+    found = {}
+    with local_ray(os.cpu_count() or 1), tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or temporary
-        found = {}
-        for number, contender in enumerate(contenders()):
+        for number, contender in enumerate(compared):
             space, images = fit_together(contender.space(f"castling-accuracy-{number}"), given.data)
             found[contender.name] = accuracies(contender, space, images, given, f"{folder}/{number}")
             print(contender.name, found[contender.name], flush=True)
-    show(found, given.data)
-    print(json.dumps({"benchmark": "castling_accuracy", **vars(given), "test_accuracy": found}))
+    show(
+        f"Test accuracy on {given.data}",
+        ("attention", "mean", "range", "beside the first"),
+        [row(name, scores, next(iter(found.values()))) for name, scores in found.items()],
+    )
+    return {"test_accuracy": found}
 
 
 def accuracies(
-    contender: Contender, space: mn.SearchSpace, images: Data, given: argparse.Namespace, folder: str
+    contender: Contender, space: mn.SearchSpace, images: Data, given: Namespace, folder: str
 ) -> list[float]:
     """Test accuracy of each seed."""
     steps = round(given.epochs * len(images.train) / given.batch)
@@ -121,20 +128,12 @@ def accuracies(
     return [score(subnet, space, images.test, batch_size=256)["accuracy"] for subnet in subnets]
 
 
-def show(found: Mapping[str, list[float]], name: str) -> None:
-    """Print the means, their ranges, and whether each range is apart from that of softmax."""
-    table = Table(title=f"Test accuracy on {name}")
-    for column in ("attention", "mean", "range", "beside softmax"):
-        table.add_column(column)
-    softmax = found["softmax"]
-    for contender, scores in found.items():
-        apart = (
-            "better" if min(scores) > max(softmax) else "worse" if max(scores) < min(softmax) else "overlaps"
-        )
-        beside = "" if contender == "softmax" else f"{fmean(scores) - fmean(softmax):+.4f}, {apart}"
-        table.add_row(contender, f"{fmean(scores):.4f}", f"{min(scores):.4f} to {max(scores):.4f}", beside)
-    Console(width=110).print(table)
+def row(name: str, scores: list[float], first: list[float]) -> tuple[str, ...]:
+    """Mean and range, and whether the range is apart from that of the first, softmax."""
+    apart = "better" if min(scores) > max(first) else "worse" if max(scores) < min(first) else "overlaps"
+    beside = "" if scores is first else f"{fmean(scores) - fmean(first):+.4f}, {apart}"
+    return name, f"{fmean(scores):.4f}", f"{min(scores):.4f} to {max(scores):.4f}", beside
 
 
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS)

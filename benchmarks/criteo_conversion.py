@@ -9,16 +9,11 @@ one thread tells how fast the machine is.
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import statistics
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +21,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import torch
-from rich.console import Console
-from rich.table import Table
+from support.frame import Option, at_least, at_most, run, show
+from support.memory import peak_megabytes
+from support.processes import in_own_process, in_this_process
+from support.timing import matmul_seconds
 
 from manynet.data.clicks.raw import criteo
 from manynet.data.clicks.raw.convert import convert
 
-BAR = 150_000
-BAR_MB = 1000
+OPTIONS = (Option("--rows", 1_000_000, quick=5000),)
+BARS = {"conversion": at_least(150_000), "peak_mb": at_most(1000)}
 NAMES = ["label", *criteo.DENSE, *criteo.TABLES]
 MISSING = 0.1
 
@@ -78,14 +75,14 @@ def read_pyarrow(path: Path) -> None:
 
 def read_polars(path: Path) -> None:
     """Polars' reader, which finds out the columns' types."""
-    import polars
+    import polars  # type: ignore[import-not-found,unused-ignore]
 
     polars.read_csv(path, separator="\t", has_header=False, quote_char=None)
 
 
 def read_duckdb(path: Path) -> None:
     """DuckDB's reader, which finds out the columns' types."""
-    import duckdb
+    import duckdb  # type: ignore[import-not-found,unused-ignore]
 
     duckdb.sql(f"create table log as select * from read_csv('{path}', delim='\t', header=false, quote='')")
 
@@ -97,72 +94,35 @@ def convert_log(path: Path) -> None:
 
 def measure(work: Callable[[Path], None], path: Path) -> tuple[float, float, float]:
     """CPU seconds, wall seconds, and the largest resident memory of the process in MB."""
-    before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    cpu, wall = time.process_time(), time.perf_counter()
     work(path)
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return cpu, wall, after.ru_maxrss / 1000
+    return time.process_time() - cpu, time.perf_counter() - wall, peak_megabytes()
 
 
-def matmul_ms() -> float:
-    """Milliseconds of a 1024 x 1024 float32 matrix product on one thread."""
-    torch.set_num_threads(1)
-    matrix = torch.randn(1024, 1024)
-    times = []
-    for _ in range(20):
-        start = time.perf_counter()
-        matrix @ matrix
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
-
-
-def main() -> None:
-    """Measure, print a table, and end with one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    rows = parser.parse_args().rows
-    works = {"conversion": convert_log, "pyarrow reads": read_pyarrow}
+def main(given: Namespace) -> dict[str, float]:
+    """Measure each work in a process of its own, so that each has its own largest memory."""
+    apart = in_this_process if given.quick else in_own_process
+    works: dict[str, Callable[[Path], None]] = {"conversion": convert_log, "pyarrow reads": read_pyarrow}
     optional = {"polars": read_polars, "duckdb": read_duckdb}
     works |= {f"{name} reads": work for name, work in optional.items() if find_spec(name)}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        # A process each, so that each has its own largest memory.
-        get_context("spawn").Pool(1, maxtasksperchild=1) as pool,
-    ):
+    with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        pool.apply(generate, (log, rows))
-        results = {name: pool.apply(partial(measure, work), (log,)) for name, work in works.items()}
+        apart(generate, log, given.rows)
+        found = {name: apart(measure, work, log) for name, work in works.items()}
         size = log.stat().st_size
-    absent = [name for name in optional if not find_spec(name)]
-    matmul = matmul_ms()
-    report(rows, size, results, absent, matmul)
-    passed = rows / results["conversion"][0] >= BAR and results["conversion"][2] <= BAR_MB
-    figures = {name: round(rows / cpu) for name, (cpu, _, _) in results.items()}
-    line = {
-        "benchmark": "criteo_conversion",
-        "figures": figures | {"peak_mb": round(results["conversion"][2]), "matmul_ms": round(matmul, 1)},
-        "bars": {"conversion": BAR, "peak_mb": BAR_MB},
-        "pass": passed,
-    }
-    print(json.dumps(line))
-
-
-def report(
-    rows: int, size: int, results: dict[str, tuple[float, float, float]], absent: list[str], matmul: float
-) -> None:
-    """The table for people."""
-    table = Table(
-        "", "rows a CPU second", "CPU s", "wall s", "peak MB", title=f"{rows:,} rows, {size / 1e6:.0f} MB"
-    )
-    for name, (cpu, wall, peak) in results.items():
-        table.add_row(name, f"{rows / cpu:,.0f}", f"{cpu:.2f}", f"{wall:.2f}", f"{peak:.0f}")
-    for name in absent:
-        table.add_row(f"{name} reads", "not installed", "", "", "")
-    table.add_row("bar of conversion", f">= {BAR:,}", "", "", f"<= {BAR_MB}")
-    console = Console()
-    console.print(table)
-    console.print(f"matrix product of 1024 x 1024 in float32 on one thread: {matmul:.1f} ms")
+    torch.set_num_threads(1)
+    matmul_ms = 1e3 * matmul_seconds(20)
+    rows = [
+        (name, f"{given.rows / cpu:,.0f}", f"{cpu:.2f}", f"{wall:.2f}", f"{peak:.0f}")
+        for name, (cpu, wall, peak) in found.items()
+    ]
+    absent = [(f"{name} reads", "not installed", "", "", "") for name in optional if not find_spec(name)]
+    columns = ("", "rows a CPU second", "CPU s", "wall s", "peak MB")
+    show(f"{given.rows:,} rows, {size / 1e6:.0f} MB", columns, [*rows, *absent])
+    print(f"matrix product of 1024 x 1024 in float32 on one thread: {matmul_ms:.1f} ms")
+    figures = {name: given.rows / cpu for name, (cpu, _, _) in found.items()}
+    return {**figures, "peak_mb": found["conversion"][2], "matmul_ms": matmul_ms}
 
 
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS, bars=BARS)

@@ -10,19 +10,17 @@ data that name none. Every winner sees the test split once.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import statistics
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from equal_cost import Alone, Spent, Terms, affordable, search_options
-from rich.console import Console
-from rich.table import Table
+from support.equal_cost import Alone, Spent, Terms, affordable, search_options
+from support.frame import Option, at_least, at_most, run, show
 
 from manynet import data
 from manynet.config.settings import TrainSettings
@@ -31,7 +29,24 @@ from manynet.search_spaces.dmasking import tiny
 from manynet.trainers.differentiable import Differentiable
 
 NEAR = 0.1
-BARS = {"share_of_found_near_target": 1.0, "seconds_of_random_over_found": 1.1, "mean_difference": 0.0}
+OPTIONS = (
+    Option("--data", "digits"),
+    Option("--targets", (150e3, 300e3, 600e3), "multiply-adds", quick=(300e3,)),
+    Option("--steps", 90, "of a differentiable search", quick=3),
+    Option("--retrain-steps", 200, "of every net trained alone", quick=2),
+    Option("--start", "random", "weights that nets found are trained from", choices=("random", "shared")),
+    Option("--augment", "shift", choices=("none", "shift")),
+    Option("--batch-size", 32, quick=16),
+    Option("--learning-rate", 5e-3, "of weights, everywhere"),
+    Option("--validation-examples", 2000, "that nets are chosen by, at most", quick=64),
+    Option("--seeds", 3, quick=1),
+)
+BARS = {
+    "share_of_found_near_target": at_least(1.0),
+    # Or the comparison would not be of equal cost.
+    "seconds_of_random_over_found": at_most(1.1),
+    "mean_difference": at_least(0.0),
+}
 
 
 @dataclass(frozen=True)
@@ -68,9 +83,8 @@ class Pair:
         return self.tests[0] - self.tests[1]
 
 
-def main() -> None:
-    """Compare, print a table and a sentence, then one JSON line."""
-    given = options()
+def main(given: Namespace) -> dict[str, float]:
+    """Compare on every target and seed."""
     torch.set_num_threads(1)
     keep_freed_memory()
     pairs = []
@@ -79,28 +93,15 @@ def main() -> None:
         terms = Terms(tiny, loaded, recipe(given, given.retrain_steps, seed), given.validation_examples)
         settings = recipe(given, given.steps, seed)
         pairs += [compared(terms, settings, target, given.start) for target in given.targets]
-    show(pairs, f"{given.data}, found nets from {given.start} weights")
+    title = f"Differentiable and random search at equal CPU seconds, {given.data}, nets from {given.start} weights"
+    columns = ("target MACs", "seed", "found", "within 10%", "drawn", "test of found", "test of drawn")
+    show(title, (*columns, "CPU s", "nets drawn", "certainty"), [row(pair) for pair in pairs])
+    found = figures(pairs)
+    print(sentence(found))
+    return found
 
 
-def options() -> argparse.Namespace:
-    """Of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--targets", type=float, nargs="+", default=[150e3, 300e3, 600e3])
-    parser.add_argument("--steps", type=int, default=90, help="of a differentiable search")
-    parser.add_argument("--retrain-steps", type=int, default=200, help="of every net trained alone")
-    parser.add_argument("--start", choices=("random", "shared"), default="random", help="of nets found")
-    parser.add_argument("--augment", choices=("none", "shift"), default="shift")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=5e-3, help="of weights, everywhere")
-    parser.add_argument(
-        "--validation-examples", type=int, default=2000, help="that nets are chosen by, at most"
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    return parser.parse_args()
-
-
-def recipe(given: argparse.Namespace, steps: int, seed: int) -> TrainSettings:
+def recipe(given: Namespace, steps: int, seed: int) -> TrainSettings:
     """How weights are trained; searches and nets alone differ in the number of steps only."""
     return TrainSettings(
         steps=steps,
@@ -154,37 +155,19 @@ def near(terms: Terms, target: float) -> Iterator[dict[str, Any]]:
             yield terms.space.canonical(arch)
 
 
-def show(pairs: Sequence[Pair], name: str) -> None:
-    """Print the table, what it says in words, and the line for scripts."""
-    table = Table(
-        "target MACs",
-        "seed",
-        "found",
-        "within 10%",
-        "drawn",
-        "test of found",
-        "test of drawn",
-        "CPU s",
-        "nets drawn",
-        "certainty",
-        title=f"Differentiable and random search at equal CPU seconds, {name}",
+def row(pair: Pair) -> tuple[str, ...]:
+    """Of the table."""
+    return (
+        f"{pair.target:,.0f}",
+        str(pair.seed),
+        f"{pair.found.macs:,}",
+        "yes" if pair.near else "no",
+        f"{pair.drawn.macs:,}",
+        *(f"{test:.4f}" for test in pair.tests),
+        "/".join(f"{seconds:.1f}" for seconds in pair.seconds),
+        str(pair.tried),
+        f"{pair.certainty:.2f}",
     )
-    for pair in pairs:
-        table.add_row(
-            f"{pair.target:,.0f}",
-            str(pair.seed),
-            f"{pair.found.macs:,}",
-            "yes" if pair.near else "no",
-            f"{pair.drawn.macs:,}",
-            *(f"{test:.4f}" for test in pair.tests),
-            "/".join(f"{seconds:.1f}" for seconds in pair.seconds),
-            str(pair.tried),
-            f"{pair.certainty:.2f}",
-        )
-    Console(width=120).print(table)
-    found = figures(pairs)
-    print(sentence(found))
-    print(json.dumps({"benchmark": "differentiable_against_random", **judged(found)}))
 
 
 def figures(pairs: Sequence[Pair]) -> dict[str, float]:
@@ -217,19 +200,5 @@ def sentence(found: dict[str, float]) -> str:
     )
 
 
-def judged(found: dict[str, float]) -> dict[str, Any]:
-    """Figures beside their bars."""
-    passed = (
-        found["share_of_found_near_target"] >= BARS["share_of_found_near_target"]
-        and found["seconds_of_random_over_found"] <= BARS["seconds_of_random_over_found"]
-        and found["mean_difference"] >= BARS["mean_difference"]
-    )
-    return {
-        "figures": {name: round(value, 4) if math.isfinite(value) else None for name, value in found.items()},
-        "bars": BARS,
-        "pass": passed,
-    }
-
-
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS, bars=BARS)

@@ -1,117 +1,82 @@
 """Candidates a second with one, two and four evaluator nodes, as a share of linear.
 
-Real raylets on one machine, one evaluator a node; the evaluation is a sleep of one second, declared as such, so that
-what is measured is the search: Ray Tune's trials, Optuna, the ledger. The rate is that between the first and the last
+Real raylets on one machine, one evaluator a node; the evaluation is a sleep, declared as such, so that what is
+measured is the search: Ray Tune's trials, Optuna, the ledger. The rate is that between the first and the last
 result of a search, so what starts a search is left out; it is printed beside.
+
+    python benchmarks/evaluator_nodes.py [--candidates 40]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
-import tempfile
+import math
 import time
-from collections.abc import Callable
+from argparse import Namespace
 from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
-from rich.console import Console
-from rich.table import Table
+from support.frame import Option, at_least, run, show
+from support.processes import in_own_process, in_this_process
+from support.sleeping import asleep
 
-from manynet.config.settings import SearchSettings
-from manynet.records.ledger import Ledger
 from manynet.references import load
-from manynet.search.evaluator import Evaluation, Provenance
-from manynet.search.runs import run
 
-SECONDS = 1.0
-NODES = (1, 2, 4)
-BAR = 0.9
-
-
-def prepare() -> Callable[[Any], Evaluation]:
-    """An evaluation that takes ``SECONDS``, and says when it ended and where."""
-    node = float(int(ray.get_runtime_context().get_node_id()[:8], 16))
-
-    def evaluate(arch: Any) -> Evaluation:
-        time.sleep(SECONDS)
-        width = float(len(str(sorted(arch.items()))))
-        return Evaluation({"accuracy": 1 / width, "macs": width, "ended": time.time(), "node": node})
-
-    return evaluate
+OPTIONS = (
+    Option("--space", "search_spaces.vit:tiny"),
+    Option("--nodes", (1, 2, 4), "the first is compared with", quick=(2,)),
+    Option("--candidates", 40, "for each node", quick=3),
+    Option("--seconds", 1.0, "of each evaluation", quick=0.05),
+)
+BARS = {"share_of_linear_2": at_least(0.9), "share_of_linear_4": at_least(0.9)}
 
 
-def rate(nodes: int, candidates: int, space: Any) -> dict[str, float]:
+def main(given: Namespace) -> dict[str, Any]:
+    """Search with each number of nodes, in a process of its own."""
+    apart = in_this_process if given.quick else in_own_process
+    found = {nodes: apart(rate, nodes, given) for nodes in given.nodes}
+    one = found[given.nodes[0]]["rate"] / given.nodes[0]
+    shares = {nodes: figures["rate"] / (one * nodes) for nodes, figures in found.items()}
+    show(
+        f"{given.candidates} candidates a node, {given.seconds:g} s each",
+        ("evaluator nodes", "candidates a second", "share of linear", "first after"),
+        [
+            (f"{nodes}", f"{figures['rate']:.3f}", f"{shares[nodes]:.3f}", f"{figures['first_s']:.0f} s")
+            for nodes, figures in found.items()
+        ],
+    )
+    # Of the number that others are compared with, the share is 1 by definition.
+    compared = {f"share_of_linear_{nodes}": shares[nodes] for nodes in given.nodes[1:]}
+    rates = {nodes: figures["rate"] for nodes, figures in found.items()}
+    return {**dict.fromkeys(BARS), **compared, "candidates_a_second": rates}
+
+
+def rate(nodes: int, given: Namespace) -> dict[str, float]:
     """Candidates a second with as many nodes, and the seconds until the first came."""
-    small = {"object_store_memory": 100 * 2**20}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small}
-    )
-    for _ in range(nodes):
-        cluster.add_node(num_cpus=1, **small)
-    cluster.wait_for_nodes()
-    ray.init(cluster.address, log_to_driver=False)
-    settings = SearchSettings(
-        objectives=["accuracy:max", "macs:min"],
-        evaluations=candidates * nodes,
-        evaluators=nodes,
-        sampler="random",
-    )
-    provenance = Provenance(space.digest, "none", "none", "sleep")
-    started = time.time()
-    with tempfile.TemporaryDirectory() as folder:
-        records = run(space, settings, Ledger(f"{folder}/ledger"), prepare, provenance, folder)
-    ended = sorted(record.metrics["ended"] for record in records)
+    cluster = started(nodes)
+    began = time.time()
+    records = asleep(load(given.space), given.seconds, given.candidates * nodes, nodes, "random")
+    ended = [record.metrics["ended"] for record in records]
     assert len({record.metrics["node"] for record in records}) == nodes, "every node evaluated"
     ray.shutdown()
     cluster.shutdown()
     # From the first result of each node on, all of them are at work.
     whole = ended[nodes - 1 :]
-    return {"rate": (len(whole) - 1) / (whole[-1] - whole[0]), "first_s": ended[0] - started}
+    taken = whole[-1] - whole[0]
+    return {"rate": (len(whole) - 1) / taken if taken else math.nan, "first_s": ended[0] - began}
 
 
-def main() -> None:
-    """Measure, print a table, and end with one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--space", default="search_spaces.vit:tiny")
-    parser.add_argument("--candidates", type=int, default=40, help="for each node")
-    parser.add_argument("--nodes", type=int, help="measure so many in this process, for the others")
-    options = parser.parse_args()
-    if options.nodes:
-        print(json.dumps(rate(options.nodes, options.candidates, load(options.space))))
-        return
-    report({nodes: measured(nodes, options) for nodes in NODES}, options)
-
-
-def measured(nodes: int, options: argparse.Namespace) -> dict[str, float]:
-    """The figures of as many nodes, from a process of its own."""
-    command = [sys.executable, __file__, "--nodes", str(nodes), "--space", options.space]
-    command += ["--candidates", str(options.candidates)]
-    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
-    return figures
-
-
-def report(found: dict[int, dict[str, float]], options: argparse.Namespace) -> None:
-    """The table for people, the last line for programs."""
-    title = f"{options.candidates} candidates a node, {SECONDS:g} s each"
-    table = Table("evaluator nodes", "candidates a second", "share of linear", "first after", title=title)
-    shares = {nodes: one["rate"] / (found[1]["rate"] * nodes) for nodes, one in found.items()}
-    for nodes, one in found.items():
-        table.add_row(f"{nodes}", f"{one['rate']:.3f}", f"{shares[nodes]:.3f}", f"{one['first_s']:.0f} s")
-    Console().print(table)
-    figures = {f"share_of_linear_{nodes}": round(share, 3) for nodes, share in shares.items() if nodes > 1}
-    line = {
-        "benchmark": "evaluator_nodes",
-        "figures": figures,
-        "bars": dict.fromkeys(figures, BAR),
-        "pass": all(share >= BAR for share in figures.values()),
-    }
-    print(json.dumps(line))
+def started(nodes: int) -> Cluster:
+    """A cluster of as many nodes, each with room for one evaluator, and this process in it."""
+    small: dict[str, Any] = {"object_store_memory": 100 * 2**20}
+    head = {"num_cpus": 0, "include_dashboard": False, **small}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(nodes):
+        cluster.add_node(num_cpus=1, **small)
+    cluster.wait_for_nodes()
+    ray.init(cluster.address, log_to_driver=False)
+    return cluster
 
 
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS, bars=BARS)

@@ -10,31 +10,31 @@ A method may look only at nets up to a tenth above the dearest target. Hypervolu
 cheapest target to that limit, in the logarithm of multiply-adds, and from chance to no error, in test accuracy.
 
     python benchmarks/four_searches.py [--data idx:/path] [--seconds 40] [--seeds 1]
+
+Writes ``four_searches.html`` in ``benchmarks/output``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import statistics
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import optuna
 import plotly.graph_objects as go
 import torch
-from equal_cost import HASTY, SCORED, Alone, Spent, Terms, affordable, search_options
-from rich.console import Console
-from rich.table import Table
+from support.equal_cost import HASTY, SCORED, Alone, Spent, Terms, affordable, search_options
+from support.frame import Option, at_most, run, show
 from torch import nn
 
+import manynet as mn
 from manynet import data
-from manynet.config.settings import SearchSettings, TrainSettings
+from manynet.config.settings import TrainSettings
 from manynet.learning.strategy import Strategy
 from manynet.records import pareto
 from manynet.records.conditions import parse_conditions, parse_objectives
@@ -43,24 +43,36 @@ from manynet.records.selection import winners
 from manynet.report.figures import layout
 from manynet.runtime.malloc import keep_freed_memory
 from manynet.samplers import loading
-from manynet.search.evaluator import Evaluate, Evaluation, Provenance
-from manynet.search.scoring import Scoring
+from manynet.search.evaluator import Evaluate, Provenance
+from manynet.search.outcome import Evaluation
 from manynet.search.searcher import ArchitectureSearcher
 from manynet.search_spaces.dmasking import tiny
+from manynet.space.evaluation import calibrated, score
 from manynet.trainers.differentiable import Differentiable
 from manynet.trainers.sandwich import Sandwich
 from manynet.trainers.single_path import SinglePath
 
-OUTPUT = Path(__file__).parent / "output" / "four_searches.html"
 OBJECTIVES = parse_objectives(["accuracy:max", "macs:min"])
 ABOVE = 1.1
 """Of the dearest target: what a net may cost at most."""
 SUPERNET, SEARCHED, GRADIENTS = 0.4, 0.55, 0.75
 """Shares of a budget spent when a supernet is trained, and when it is searched; and of a target's part, by gradients."""
-PILOT, AT_ONCE, MANY = 12, 4, 10**6
+AT_ONCE, MANY = 4, 10**6
 COLOURS = ("#6b7280", "#2563eb", "#0d9488", "#ea580c")
 PURPOSES = ("supernet", "search", "retraining")
-BARS = {"most_off_budget": 0.1}
+OPTIONS = (
+    Option("--data", "digits"),
+    Option("--seconds", 40.0, "CPU seconds of each method and seed", quick=0.5),
+    Option("--targets", (150e3, 300e3, 600e3), "multiply-adds", quick=(300e3,)),
+    Option("--retrain-steps", 200, "of every net trained alone", quick=2),
+    Option("--batch-size", 32, quick=8),
+    Option("--learning-rate", 5e-3, "of weights, everywhere"),
+    Option("--validation-examples", 1000, "that nets are chosen by, at most", quick=32),
+    Option("--pilot", 12, "steps that tell how long a step of a supernet takes", quick=1),
+    Option("--seeds", 1),
+)
+# Or the comparison would not be of equal cost.
+BARS = {"most_off_budget": at_most(0.1)}
 
 
 @dataclass(frozen=True)
@@ -72,28 +84,19 @@ class Assignment:
         targets: multiply-adds of nets that are wanted.
         budget: CPU seconds for everything.
         spent: of those.
+        pilot: steps that tell how long a step of a supernet takes.
     """
 
     terms: Terms
     targets: Sequence[float]
     budget: float
     spent: Spent
+    pilot: int
 
     @property
     def limit(self) -> float:
         """Multiply-adds of the dearest net that counts."""
         return ABOVE * max(self.targets)
-
-
-@dataclass(frozen=True)
-class LocalScoring(Scoring):
-    """A search's own evaluation, of a supernet in this process."""
-
-    network: nn.Module | None = None
-
-    def _network(self) -> nn.Module:
-        assert self.network is not None
-        return self.network.eval().requires_grad_(False)
 
 
 def by_random(given: Assignment) -> list[Alone]:
@@ -128,18 +131,26 @@ def by_supernet(
     terms, spent = given.terms, given.spent
     with spent.on("supernet"):
         seconds = SUPERNET * given.budget
-        steps = steps_within(seconds, step_seconds(terms, strategy()), spent_already=PILOT)
+        steps = max(given.pilot, round(seconds / step_seconds(given, strategy())) - given.pilot)
         trained = terms.learnt(terms.supernet(), strategy(), with_steps(terms.recipe, steps)).averaged()
-    settings = SearchSettings(
-        batch_size=SCORED, calibration_batches=len(terms.calibration), validation_examples=terms.examples
-    )
-    with spent.on("search"):
-        # Without Ray there is no object store: the network itself stands in for the reference to its weights.
-        evaluate = LocalScoring(terms.space, None, terms.data, settings, network=trained)()  # type: ignore[arg-type]
+    supernet = trained.eval().requires_grad_(False)
     records = proposed(
-        given, sampler, options, evaluate, "search", lambda: spent.total < SEARCHED * given.budget
+        given,
+        sampler,
+        options,
+        lambda arch: scored(terms, supernet, arch),
+        "search",
+        lambda: spent.total < SEARCHED * given.budget,
     )
     return retrained(given, records)
+
+
+def scored(terms: Terms, supernet: nn.Module, arch: mn.Architecture) -> Evaluation:
+    """What a search's evaluator does for a candidate, in this process."""
+    subnet = mn.extract(supernet, arch, terms.space.example(arch, batch=1), share=True)
+    subnet = calibrated(subnet, terms.space, terms.calibration)
+    metrics = score(subnet, terms.space, terms.data.validation, batch_size=SCORED, limit=terms.examples)
+    return Evaluation({**metrics, "macs": terms.space.read(arch).macs})
 
 
 def by_gradient(given: Assignment) -> list[Alone]:
@@ -147,10 +158,10 @@ def by_gradient(given: Assignment) -> list[Alone]:
     terms, spent = given.terms, given.spent
     nets, training = list[Alone](), 0.0
     with spent.on("supernet"):
-        each = step_seconds(terms, Differentiable(target=given.targets[0], **HASTY))
+        each = step_seconds(given, Differentiable(target=given.targets[0], **HASTY))
     for number, target in enumerate(given.targets):
         part = (given.budget - spent.total) / (len(given.targets) - number)
-        steps = steps_within(part - training if training else GRADIENTS * part, each)
+        steps = max(given.pilot, round((part - training if training else GRADIENTS * part) / each))
         with spent.on("supernet"):
             strategy = Differentiable(target=target, **search_options(steps))
             terms.learnt(terms.supernet(), strategy, with_steps(terms.recipe, steps))
@@ -169,16 +180,11 @@ METHODS: dict[str, Callable[[Assignment], list[Alone]]] = {
 }
 
 
-def step_seconds(terms: Terms, strategy: Strategy) -> float:
+def step_seconds(given: Assignment, strategy: Strategy) -> float:
     """CPU seconds of a training step of a supernet, by some on a network that is thrown away."""
-    start = time.process_time()
-    terms.learnt(terms.supernet(), strategy, with_steps(terms.recipe, PILOT))
-    return (time.process_time() - start) / PILOT
-
-
-def steps_within(seconds: float, each: float, spent_already: int = 0) -> int:
-    """Steps that fit some seconds."""
-    return max(PILOT, round(seconds / each) - spent_already)
+    terms, start = given.terms, time.process_time()
+    terms.learnt(terms.supernet(), strategy, with_steps(terms.recipe, given.pilot))
+    return (time.process_time() - start) / given.pilot
 
 
 def with_steps(recipe: TrainSettings, steps: int) -> TrainSettings:
@@ -299,39 +305,25 @@ def volume(found: Sequence[Winner], given: Assignment) -> float:
     return float(pareto.hypervolume_curve(values, [False, True], box)[-1])
 
 
-def main() -> None:
-    """Run all methods, print tables, write the picture, and end with one JSON line."""
-    given = options()
+def main(given: Namespace) -> dict[str, Any]:
+    """Run all methods and draw their fronts."""
     torch.set_num_threads(1)
     keep_freed_memory()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     results = [
         result(method, assigned) for seed in range(given.seeds) for method, assigned in turns(given, seed)
     ]
-    show(results, given)
-    OUTPUT.parent.mkdir(exist_ok=True)
-    picture(results).write_html(OUTPUT)
-    print(f"picture: {OUTPUT.relative_to(Path(__file__).parent.parent)}")
-    report(results)
+    show_results(results, f"{given.seconds:g} CPU seconds each, {given.data}")
+    given.output.mkdir(parents=True, exist_ok=True)
+    picture(results).write_html(given.output / "four_searches.html")
+    print(f"picture: {given.output / 'four_searches.html'}")
+    volumes = {
+        method: statistics.mean(one.volume for one in results if one.method == method) for method in METHODS
+    }
+    return {"most_off_budget": max(one.off for one in results), "hypervolume": volumes}
 
 
-def options() -> argparse.Namespace:
-    """Of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--seconds", type=float, default=40.0, help="CPU seconds of each method and seed")
-    parser.add_argument("--targets", type=float, nargs="+", default=[150e3, 300e3, 600e3])
-    parser.add_argument("--retrain-steps", type=int, default=200, help="of every net trained alone")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=5e-3, help="of weights, everywhere")
-    parser.add_argument(
-        "--validation-examples", type=int, default=1000, help="that nets are chosen by, at most"
-    )
-    parser.add_argument("--seeds", type=int, default=1)
-    return parser.parse_args()
-
-
-def turns(given: argparse.Namespace, seed: int) -> Iterator[tuple[str, Assignment]]:
+def turns(given: Namespace, seed: int) -> Iterator[tuple[str, Assignment]]:
     """Every method's name and assignment for a seed."""
     loaded = data.load(given.data, channels=1, image_size=28, seed=seed)
     recipe = TrainSettings(
@@ -339,26 +331,28 @@ def turns(given: argparse.Namespace, seed: int) -> Iterator[tuple[str, Assignmen
     )
     terms = Terms(tiny, loaded, recipe, given.validation_examples)
     for method in METHODS:
-        yield method, Assignment(terms, sorted(given.targets), given.seconds, Spent())
+        yield method, Assignment(terms, sorted(given.targets), given.seconds, Spent(), given.pilot)
 
 
-def show(results: Sequence[Result], given: argparse.Namespace) -> None:
+def show_results(results: Sequence[Result], title: str) -> None:
     """Print the winners of each method, and what it spent its seconds on."""
-    title = f"{given.seconds:g} CPU seconds each, {given.data}"
-    winners_table = Table("method", "seed", "MACs", "validation", "test", title=f"Winners: {title}")
+    winners_found: list[Sequence[str] | None] = []
     for one in results:
         for winner in one.winners:
             accuracies = (f"{winner.validation:.4f}", f"{winner.test:.4f}")
-            winners_table.add_row(one.method, str(one.seed), f"{winner.macs:,}", *accuracies)
-        winners_table.add_section()
+            winners_found.append((one.method, str(one.seed), f"{winner.macs:,}", *accuracies))
+        winners_found.append(None)
+    show(f"Winners: {title}", ("method", "seed", "MACs", "validation", "test"), winners_found)
+    costs = [
+        (
+            *(one.method, str(one.seed)),
+            *(f"{one.seconds.get(purpose, 0.0):.1f}" for purpose in PURPOSES),
+            *(str(one.trained), f"{one.volume:.4f}"),
+        )
+        for one in results
+    ]
     seconds = [f"{purpose}, s" for purpose in PURPOSES]
-    costs = Table("method", "seed", *seconds, "nets trained", "hypervolume", title=f"Methods: {title}")
-    for one in results:
-        spent = [f"{one.seconds.get(purpose, 0.0):.1f}" for purpose in PURPOSES]
-        costs.add_row(one.method, str(one.seed), *spent, str(one.trained), f"{one.volume:.4f}")
-    console = Console(width=120)
-    console.print(winners_table)
-    console.print(costs)
+    show(f"Methods: {title}", ("method", "seed", *seconds, "nets trained", "hypervolume"), costs)
 
 
 def picture(results: Sequence[Result]) -> go.Figure:
@@ -385,19 +379,5 @@ def picture(results: Sequence[Result]) -> go.Figure:
     return figure
 
 
-def report(results: Sequence[Result]) -> None:
-    """The line for scripts: hypervolumes are means over seeds."""
-    volumes = {
-        method: statistics.mean(one.volume for one in results if one.method == method) for method in METHODS
-    }
-    off = max(one.off for one in results)
-    figures = {
-        "most_off_budget": round(off, 4),
-        "hypervolume": {method: round(value, 4) for method, value in volumes.items()},
-    }
-    passed = off <= BARS["most_off_budget"]
-    print(json.dumps({"benchmark": "four_searches", "figures": figures, "bars": BARS, "pass": passed}))
-
-
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS, bars=BARS)

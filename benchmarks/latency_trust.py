@@ -7,15 +7,16 @@ between the two measurements, how far they differ (median), and how long network
 lease: what disturbs all alike ranks well, and is wrong all the same.
 
     python benchmarks/latency_trust.py [--subnets 30]
+
+Latencies must span a wide range, in small steps, or ranks would be too easy or would tell nothing.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import random
 import statistics
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -26,9 +27,9 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import kendalltau
+from support.frame import Option, at_least, at_most, run, show
+from support.processes import local_ray
 from torch import nn
 
 import manynet as mn
@@ -40,34 +41,53 @@ from manynet.space.evaluation import score
 
 DEVICE = "host/torch"
 SPAN = 4.0
-DRAWN, MEASURED = 1000, 60
-BARS = {"tau_lease": 0.95, "difference_lease": 0.03}
+WAYS = {
+    "lease": "share a lease",
+    "cores": "have cores of their own",
+    "none": "disturb each other",
+}
+OPTIONS = (
+    Option("--subnets", 30, quick=3),
+    Option("--ways", tuple(WAYS), "the lease first, which others are compared with", quick=("lease",)),
+    Option("--drawn", 1000, "that the subnets are chosen from", quick=12),
+    Option("--measured", 60, "that the choice learns latency from", quick=10),
+)
+BARS = {"tau_lease": at_least(0.95), "difference_lease": at_most(0.03), "span": at_least(SPAN)}
+Runs = tuple[list[float], list[float], int]
 Lease = Callable[[], AbstractContextManager[object]]
 
 
-def main() -> None:
-    """Measure under each isolation in turn, print a table, and end with one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--subnets", type=int, default=30)
-    options = parser.parse_args()
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    archs = spaced(options.subnets)
-    ways: dict[str, tuple[bool, bool]] = {
-        "lease": (False, True),
-        "cores": (True, True),
-        "none": (False, False),
-    }
-    rows = {name: twice(archs, isolate, heeds) for name, (isolate, heeds) in ways.items()}
-    ray.shutdown()
-    report(rows)
+def main(given: Namespace) -> dict[str, float]:
+    """Measure under each isolation in turn."""
+    with local_ray(2):
+        archs = spaced(given)
+        runs = {way: twice(archs, isolate=way == "cores", heeds=way != "none") for way in given.ways}
+    rows, figures = [], dict[str, float]()
+    shared = runs["lease"][0]
+    for name, (first, second, batches) in runs.items():
+        tau = float(kendalltau(first, second).statistic)
+        difference = statistics.median(abs(a / b - 1) for a, b in zip(first, second, strict=True))
+        level = statistics.median(a / b for a, b in zip(first, shared, strict=True))
+        rows.append((WAYS[name], f"{tau:.3f}", f"{difference:.1%}", f"{level:.2f}x", f"{batches}"))
+        figures |= {f"tau_{name}": tau, f"difference_{name}": difference}
+        if name != "lease":
+            figures[f"time_{name}"] = level
+    show(
+        "two measurements of each subnet",
+        ("evaluators and device", "Kendall tau", "repeat differs", "time", "candidates scored"),
+        rows,
+    )
+    figures["span"] = max(shared) / min(shared)
+    figures["largest_gap"] = math.exp(max(np.diff(np.sort(np.log(shared))))) - 1
+    return figures
 
 
-def spaced(count: int) -> list[mn.Architecture]:
+def spaced(given: Namespace) -> list[mn.Architecture]:
     """Subnets evenly spaced in log latency over twice ``SPAN``, as predicted from some that were measured."""
     space = vit.deit_scaling
-    drawn = [space.sample(seed) for seed in range(DRAWN)]
+    drawn = [space.sample(seed) for seed in range(given.drawn)]
     costs = [[mn.cost(space, arch).macs, mn.cost(space, arch).parameters] for arch in drawn]
-    some = nearest(np.log([macs for macs, _ in costs]), MEASURED)
+    some = nearest(np.log([macs for macs, _ in costs]), given.measured)
     with DevicePool([DEVICE]) as pool:
         times = [measured(pool, drawn[index]) for index in some]
     predictor = LatencyPredictor.fit(
@@ -77,14 +97,14 @@ def spaced(count: int) -> list[mn.Architecture]:
     # The largest take longest to measure and tell nothing more.
     fastest = float(np.quantile(predicted, 0.02))
     inside = np.flatnonzero((predicted >= fastest) & (predicted <= 2 * SPAN * fastest))
-    return [drawn[inside[index]] for index in nearest(np.log(predicted[inside]), count)]
+    return [drawn[inside[index]] for index in nearest(np.log(predicted[inside]), given.subnets)]
 
 
 def nearest(values: Any, count: int) -> list[int]:
     """Indices of the values nearest to an even grid over them, each once."""
     left = dict(enumerate(values))
     found = []
-    for place in np.linspace(min(values), max(values), count):
+    for place in np.linspace(min(values), max(values), min(count, len(left))):
         index = min(left, key=lambda one: abs(left[one] - place))
         found.append(index)
         del left[index]
@@ -104,9 +124,7 @@ def supernet() -> nn.Module:
     return vit.deit_scaling.build().eval()
 
 
-def twice(
-    archs: Sequence[mn.Architecture], isolate: bool, heeds: bool
-) -> tuple[list[float], list[float], int]:
+def twice(archs: Sequence[mn.Architecture], isolate: bool, heeds: bool) -> Runs:
     """Two measurements of each, in two random orders, and the batches that evaluators scored meanwhile."""
     stop = Path(mkdtemp()) / "stop"
     with DevicePool([DEVICE], isolate=isolate) as pool:
@@ -135,34 +153,5 @@ def evaluate(lease: Lease, stop: Path, seed: int) -> int:
     return done
 
 
-def report(rows: dict[str, tuple[list[float], list[float], int]]) -> None:
-    """The table for people, the last line for programs."""
-    table = Table("evaluators and device", "Kendall tau", "repeat differs", "time", "candidates scored")
-    words = {"lease": "share a lease", "cores": "have cores of their own", "none": "disturb each other"}
-    figures: dict[str, float] = {}
-    for name, (first, second, batches) in rows.items():
-        tau = float(kendalltau(first, second).statistic)
-        differences = [abs(a / b - 1) for a, b in zip(first, second, strict=True)]
-        level = statistics.median(a / b for a, b in zip(first, rows["lease"][0], strict=True))
-        difference = statistics.median(differences)
-        table.add_row(words[name], f"{tau:.3f}", f"{difference:.1%}", f"{level:.2f}x", f"{batches}")
-        figures |= {f"tau_{name}": round(tau, 3), f"difference_{name}": round(difference, 4)}
-        figures[f"time_{name}"] = round(level, 3)
-    first = rows["lease"][0]
-    figures["span"] = round(max(first) / min(first), 2)
-    figures["largest_gap"] = round(math.exp(max(np.diff(np.sort(np.log(first))))) - 1, 3)
-    Console().print(table)
-    Console().print(
-        f"latency spans {figures['span']:.1f}x; neighbours differ by {figures['largest_gap']:.0%} at most"
-    )
-    passed = (
-        figures["tau_lease"] >= BARS["tau_lease"]
-        and figures["difference_lease"] <= BARS["difference_lease"]
-        and figures["span"] >= SPAN
-    )
-    line = {"benchmark": "latency_trust", "figures": figures, "bars": {**BARS, "span": SPAN}, "pass": passed}
-    print(json.dumps(line))
-
-
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS, bars=BARS)

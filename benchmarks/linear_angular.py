@@ -7,23 +7,22 @@ operations: a grouped convolution, and products of transposed views.
 
     python benchmarks/linear_angular.py [--device cuda] [--turns 15]
 
-The ratios are those of the default constant and convolution.
+The ratios are those of the default constant and convolution. On a GPU there are no bars.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import math
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from argparse import Namespace
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from support.frame import Option, at_most, run, show
+from support.timing import Work, clock_of, in_turns
 from torch import nn
 from torch.nn import functional as F
 
@@ -31,7 +30,17 @@ from manynet import elastic
 from manynet.devices.tools.torch_compile import compiled
 from manynet.elastic.angular_attention import BRANCHES, CONSTANTS
 
-BARS = {196: 1.1, 576: 0.75, 1024: 0.5, 2304: 0.3}
+OPTIONS = (
+    Option("--device", "cpu"),
+    Option("--tokens", (196, 576, 1024, 2304), "squares", quick=(16,)),
+    Option("--turns", 15, "at the fewest tokens; fewer where they are more", quick=1),
+)
+BARS = {
+    "ratio_196": at_most(1.1),
+    "ratio_576": at_most(0.75),
+    "ratio_1024": at_most(0.5),
+    "ratio_2304": at_most(0.3),
+}
 WIDTH, HEADS, HEAD_DIM = 192, 3, 64
 Seconds = dict[str, dict[str, float]]
 """By the block's name, of it eager and compiled."""
@@ -58,27 +67,23 @@ class Grouped(nn.Module):
         return output
 
 
-def main() -> None:
-    """Measure, print a table, then one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--turns", type=int, default=15, help="at the fewest tokens; fewer where they are more"
-    )
-    given = parser.parse_args()
+def main(given: Namespace) -> dict[str, Any]:
+    """Measure every way at each number of tokens."""
     torch.set_num_threads(1)
-    device = torch.device(given.device)
-    found = {tokens: measured(tokens, device, given.turns) for tokens in BARS}
-    show(found, str(device))
-    figures = {f"ratio_{tokens}": round(ratio(seconds, default()), 3) for tokens, seconds in found.items()}
-    bars = {f"ratio_{tokens}": bar for tokens, bar in BARS.items()}
-    every = {
-        name: {str(tokens): round(ratio(seconds, name), 3) for tokens, seconds in found.items()}
-        for name in next(iter(found.values()))
-    }
-    passed = device.type != "cpu" or all(figures[name] <= bar for name, bar in bars.items())
-    line = {"benchmark": "linear_angular", "device": str(device), "default": default(), "figures": figures}
-    print(json.dumps({**line, "ratios": every, "bars": bars, "pass": passed}))
+    found = {tokens: measured(tokens, given) for tokens in given.tokens}
+    names = list(next(iter(found.values())))
+    show(
+        f"milliseconds eager / compiled, and ratio to softmax; {given.device}",
+        ("block", *(f"{tokens} tokens" for tokens in found)),
+        [
+            (f"{name} (default)" if name == default() else name, *(cell(one, name) for one in found.values()))
+            for name in names
+        ],
+    )
+    ratios = {name: {tokens: ratio(one, name) for tokens, one in found.items()} for name in names}
+    judged = ratios[default()] if given.device == "cpu" else {}
+    figures = {f"ratio_{tokens}": value for tokens, value in judged.items()}
+    return {**dict.fromkeys(BARS), **figures, "default": default(), "ratios": ratios}
 
 
 def blocks() -> dict[str, nn.Module]:
@@ -102,31 +107,31 @@ def default() -> str:
     return f"{layer.products.constant}, {branch}"
 
 
-def measured(tokens: int, device: torch.device, turns: int) -> Seconds:
+def measured(tokens: int, given: Namespace) -> Seconds:
     """Seconds of every way, at so many tokens."""
     torch.compiler.reset()
+    device = torch.device(given.device)
     on_gpu = device.type == "cuda"
     dtype = torch.bfloat16 if on_gpu else torch.float32
     x = torch.randn(64 if on_gpu else 8, tokens, WIDTH, device=device, dtype=dtype)
     ways = {name: block.to(device, dtype).eval() for name, block in blocks().items()}
     with torch.inference_mode():
         same(ways, x)
-    runs: dict[tuple[str, str], Callable[..., Any]] = {}
+    runs: dict[tuple[str, str], Work] = {}
     for name, block in ways.items():
-        # As the tool of that name: one graph, for this number of tokens alone.
-        runs |= {(name, "eager"): block, (name, "compiled"): compiled(block, (x,))}
-    taken: dict[tuple[str, str], list[float]] = {run: [] for run in runs}
+        runs[name, "eager"] = partial(block, x)
+        # To compile takes seconds a way: a quick run compiles the first alone.
+        if name == "softmax" or not given.quick:
+            # As the tool of that name: one graph, for this number of tokens alone.
+            runs[name, "compiled"] = partial(compiled(block, (x,)), x)
+    rounds = given.turns if given.quick else max(3, given.turns * min(given.tokens) // tokens)
     with torch.inference_mode():
-        for turn in range(2 + max(3, turns * min(BARS) // tokens)):
-            for run, network in runs.items():
-                start = clock(device)
-                network(x)
-                # The first turns compile and warm up.
-                if turn > 1:
-                    taken[run].append(clock(device) - start)
-    return {
-        name: {how: statistics.median(taken[name, how]) for how in ("eager", "compiled")} for name in ways
-    }
+        # The first turns compile and warm up.
+        taken = in_turns(runs, rounds, warm_up=2, clock=clock_of(device))
+    seconds: Seconds = {name: {} for name in ways}
+    for (name, how), times in taken.items():
+        seconds[name][how] = statistics.median(times)
+    return seconds
 
 
 def same(ways: Mapping[str, nn.Module], x: torch.Tensor) -> None:
@@ -135,33 +140,15 @@ def same(ways: Mapping[str, nn.Module], x: torch.Tensor) -> None:
     torch.testing.assert_close(one, other, atol=1e-4 if x.dtype == torch.float32 else 5e-2, rtol=1e-2)
 
 
-def clock(device: torch.device) -> float:
-    """CPU seconds of this process, or wall seconds once the GPU is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.process_time()
-
-
 def ratio(seconds: Seconds, name: str) -> float:
     """Of a way to softmax attention, each at the faster of eager and compiled."""
     return min(seconds[name].values()) / min(seconds["softmax"].values())
 
 
-def show(found: Mapping[int, Seconds], device: str) -> None:
-    """Print milliseconds, eager and compiled, and the ratio, of each way at each number of tokens."""
-    title = f"milliseconds eager / compiled, and ratio to softmax; {device}"
-    table = Table("block", *(f"{tokens} tokens" for tokens in found), title=title)
-    for name in next(iter(found.values())):
-        cells: list[Any] = [
-            f"{1e3 * seconds[name]['eager']:.2f} / {1e3 * seconds[name]['compiled']:.2f}  "
-            f"{ratio(seconds, name):.2f}x"
-            for seconds in found.values()
-        ]
-        table.add_row(f"{name} (default)" if name == default() else name, *cells)
-    table.add_row("bar", *(f"{BARS[tokens]:g}x" for tokens in found))
-    Console(width=140).print(table)
+def cell(seconds: Seconds, name: str) -> str:
+    """Milliseconds of a way, and its ratio."""
+    return f"{' / '.join(f'{1e3 * one:.2f}' for one in seconds[name].values())}  {ratio(seconds, name):.2f}x"
 
 
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS, bars=BARS)

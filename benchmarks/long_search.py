@@ -6,47 +6,42 @@ runs in a process and a Ray of its own, after a short one of the same kind that 
 
 NSGA-II is shown beside, with fewer candidates: Optuna's looks through all trials at every proposal, and proposes what is
 known ever more often as it converges.
+
+    python benchmarks/long_search.py [--candidates 10000]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import resource
-import subprocess
-import sys
-import tempfile
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
-from zlib import crc32
 
 import numpy as np
-import ray
-from ray import tune
-from rich.console import Console
-from rich.table import Table
+from support.frame import Option, at_most, run, show
+from support.memory import peak_megabytes
+from support.processes import in_own_process, local_ray
+from support.sleeping import asleep, bare_tune
 
-from manynet.config.settings import SearchSettings
-from manynet.records.ledger import Ledger
 from manynet.references import load
-from manynet.search.evaluator import Evaluation, Provenance
-from manynet.search.runs import run
-from manynet.search.tune import quiet
 
 SECONDS = 0.001
-EVALUATORS = 2
-WARM_UP = 50
-MEMORY_BAR = 1.2
-TIME_BAR = 1.5
 PARTS = {"bare": "bare Ray Tune, empty trials", "random": "random sampler", "nsga2": "NSGA-II"}
+OPTIONS = (
+    Option("--space", "search_spaces.vit:tiny"),
+    Option("--candidates", 10_000, quick=12),
+    Option("--nsga2-candidates", 2000, quick=12),
+    Option("--warm-up", 50, "candidates of the short run before", quick=0),
+    Option("--evaluators", 2, quick=1),
+    Option("--parts", tuple(PARTS), quick=("bare", "random")),
+)
+BARS = {"memory_to_bare_tune": at_most(1.2), "last_to_first_tenth": at_most(1.5)}
 
 
 class Usage:
-    """This process's memory and processor time, sampled while a block runs."""
+    """This process's peak memory and CPU time, sampled while a block runs."""
 
     def __init__(self) -> None:
         self.samples: list[tuple[float, float, float]] = []
@@ -54,10 +49,10 @@ class Usage:
     @property
     def grown(self) -> float:
         """By how much the peak of the memory rose, in MB."""
-        return (self.samples[-1][2] - self.samples[0][2]) / 1e6
+        return self.samples[-1][2] - self.samples[0][2]
 
     def cpu(self, at: float) -> float:
-        """Processor seconds used until a moment."""
+        """CPU seconds used until a moment."""
         times, cpus, _ = zip(*self.samples, strict=True)
         return float(np.interp(at, times, cpus))
 
@@ -74,150 +69,81 @@ class Usage:
             thread.join()
 
     def _sample(self, ended: threading.Event) -> None:
-        while not ended.wait(0.25):
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            self.samples.append((time.time(), time.process_time(), peak))
+        while not ended.is_set():
+            self.samples.append((time.time(), time.process_time(), peak_megabytes()))
+            ended.wait(0.25)
 
 
-class Empty(tune.Trainable):
-    """A trial without work."""
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """There is nothing to reset."""
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Done at once."""
-        return {"score": 0.0, "done": True}
-
-
-def bare(space: Any, candidates: int, folder: str) -> None:
-    """As many empty trials as there would be candidates, as sparingly as Tune can."""
-    quiet()
-    tune.Tuner(
-        tune.with_resources(Empty, {"cpu": 1}),
-        param_space=space.domains,
-        tune_config=tune.TuneConfig(
-            num_samples=candidates, max_concurrent_trials=EVALUATORS, reuse_actors=True
-        ),
-        run_config=tune.RunConfig(
-            storage_path=folder,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            verbose=0,
-        ),
-    ).fit()
-
-
-def prepare() -> Callable[[Any], Evaluation]:
-    """An evaluation that takes ``SECONDS``, and says when it ended."""
-
-    def evaluate(arch: Any) -> Evaluation:
-        time.sleep(SECONDS)
-        # Both change with every choice, and disagree: a front, not one optimum that is proposed for ever.
-        merit, price = (sum(crc32(f"{name}{item}".encode()) % 97 for item in arch.items()) for name in "ap")
-        return Evaluation({"accuracy": merit / 1e4, "macs": float(price), "ended": time.time()})
-
-    return evaluate
-
-
-def searched(space: Any, candidates: int, folder: str, sampler: str) -> list[float]:
-    """When each candidate of a search ended, in order."""
-    settings = SearchSettings(
-        objectives=["accuracy:max", "macs:min"],
-        evaluations=candidates,
-        evaluators=EVALUATORS,
-        sampler=sampler,
+def main(given: Namespace) -> dict[str, float | None]:
+    """Run all parts; in a quick run, one process and one Ray do for all."""
+    if given.quick:
+        with local_ray(2):
+            parts = {name: part(name, given) for name in given.parts}
+    else:
+        parts = {name: in_own_process(apart, name, given) for name in given.parts}
+    show(
+        f"{given.candidates} candidates of {SECONDS * 1e3:g} ms, {given.space}",
+        ("", "driver's memory", "first tenth", "last tenth", "its CPU", "all"),
+        [row(name, figures, given) for name, figures in parts.items()],
     )
-    provenance = Provenance(space.digest, "none", "none", "sleep")
-    records = run(space, settings, Ledger(f"{folder}/ledger"), prepare, provenance, folder)
-    assert len(records) == candidates
-    return sorted(record.metrics["ended"] for record in records)
+    grown = {name: figures["memory_mb"] for name, figures in parts.items()}
+    later = {
+        name: figures["last_ms"] / figures["first_ms"] for name, figures in parts.items() if name != "bare"
+    }
+    return {
+        "memory_to_bare_tune": grown["random"] / grown["bare"] if grown["bare"] else math.nan,
+        "last_to_first_tenth": later["random"],
+        "nsga2_last_to_first_tenth": later.get("nsga2"),
+    }
 
 
-def part(name: str, space: Any, candidates: int) -> dict[str, float]:
-    """One part's figures, in this process."""
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+def apart(name: str, given: Namespace) -> dict[str, float]:
+    """One part's figures, in a Ray of its own."""
+    with local_ray(4):
+        return part(name, given)
 
-    def once(count: int) -> list[float]:
-        with tempfile.TemporaryDirectory() as folder:
-            if name == "bare":
-                bare(space, count, folder)
-                return []
-            return searched(space, count, folder, name)
 
-    once(WARM_UP)
+def part(name: str, given: Namespace) -> dict[str, float]:
+    """One part's figures."""
+    if given.warm_up:
+        once(name, given.warm_up, given)
     usage = Usage()
     with usage.sampled():
         started = time.time()
-        ended = once(candidates)
+        ended = once(name, given.nsga2_candidates if name == "nsga2" else given.candidates, given)
         took = time.time() - started
-    ray.shutdown()
-    figures = {"memory_mb": usage.grown, "seconds": took}
-    if ended:
-        tenth = candidates // 10
-        edges = ended[0], ended[tenth], ended[-1 - tenth], ended[-1]
-        walls = [1e3 * (b - a) / tenth for a, b in (edges[:2], edges[2:])]
-        cpus = [1e3 * (usage.cpu(b) - usage.cpu(a)) / tenth for a, b in (edges[:2], edges[2:])]
-        figures |= {
-            "first_ms": walls[0],
-            "last_ms": walls[1],
-            "first_cpu_ms": cpus[0],
-            "last_cpu_ms": cpus[1],
-        }
+    return {"memory_mb": usage.grown, "seconds": took} | (tenths(ended, usage) if ended else {})
+
+
+def once(name: str, candidates: int, given: Namespace) -> list[float]:
+    """When each candidate ended, in order; nothing of bare Tune's."""
+    if name == "bare":
+        bare_tune(load(given.space), candidates, given.evaluators)
+        return []
+    records = asleep(load(given.space), SECONDS, candidates, given.evaluators, name)
+    return [record.metrics["ended"] for record in records]
+
+
+def tenths(ended: list[float], usage: Usage) -> dict[str, float]:
+    """Milliseconds a candidate, wall and CPU, in the first tenth and in the last."""
+    tenth = len(ended) // 10
+    spans = {"first": (ended[0], ended[tenth]), "last": (ended[-1 - tenth], ended[-1])}
+    figures = {}
+    for name, (start, end) in spans.items():
+        figures[f"{name}_ms"] = 1e3 * (end - start) / tenth
+        figures[f"{name}_cpu_ms"] = 1e3 * (usage.cpu(end) - usage.cpu(start)) / tenth
     return figures
 
 
-def measured(name: str, options: argparse.Namespace) -> dict[str, float]:
-    """One part's figures, from a process of its own."""
-    command = [sys.executable, __file__, "--part", name, "--space", options.space]
-    command += ["--candidates", str(options.nsga2_candidates if name == "nsga2" else options.candidates)]
-    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=dict(os.environ))
-    figures: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
-    return figures
-
-
-def main() -> None:
-    """Measure, print a table, and end with one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--space", default="search_spaces.vit:tiny")
-    parser.add_argument("--candidates", type=int, default=10_000)
-    parser.add_argument("--nsga2-candidates", type=int, default=2000)
-    parser.add_argument("--part", choices=list(PARTS), help="measure one in this process, for the others")
-    options = parser.parse_args()
-    if options.part:
-        print(json.dumps(part(options.part, load(options.space), options.candidates)))
-        return
-    report({name: measured(name, options) for name in PARTS}, options)
-
-
-def report(parts: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
-    """The table for people, the last line for programs."""
-    table = Table("", "driver's memory", "first tenth", "last tenth", "its CPU", "all")
-    table.title = f"{options.candidates} candidates of {SECONDS * 1e3:g} ms, {options.space}"
-    for name, figures in parts.items():
-        title = PARTS[name] + (f", {options.nsga2_candidates}" if name == "nsga2" else "")
-        row = [title, f"+{figures['memory_mb']:.0f} MB"]
-        if "first_ms" in figures:
-            row += [f"{figures['first_ms']:.1f} ms each", f"{figures['last_ms']:.1f} ms"]
-            row += [f"{figures['first_cpu_ms']:.1f} to {figures['last_cpu_ms']:.1f} ms"]
-        else:
-            row += [""] * 3
-        table.add_row(*row, f"{figures['seconds']:.0f} s")
-    Console().print(table)
-    random = parts["random"]
-    ratios = {
-        "memory_to_bare_tune": random["memory_mb"] / parts["bare"]["memory_mb"],
-        "last_to_first_tenth": random["last_ms"] / random["first_ms"],
-        "nsga2_last_to_first_tenth": parts["nsga2"]["last_ms"] / parts["nsga2"]["first_ms"],
-    }
-    line = {
-        "benchmark": "long_search",
-        "figures": {name: round(value, 3) for name, value in ratios.items()},
-        "bars": {"memory_to_bare_tune": MEMORY_BAR, "last_to_first_tenth": TIME_BAR},
-        "pass": ratios["memory_to_bare_tune"] <= MEMORY_BAR and ratios["last_to_first_tenth"] <= TIME_BAR,
-    }
-    print(json.dumps(line))
+def row(name: str, figures: Mapping[str, float], given: Namespace) -> list[str]:
+    """Of the table."""
+    title = PARTS[name] + (f", {given.nsga2_candidates}" if name == "nsga2" else "")
+    cells = [title, f"+{figures['memory_mb']:.0f} MB", "", "", ""]
+    if "first_ms" in figures:
+        cells[2:] = [f"{figures['first_ms']:.1f} ms each", f"{figures['last_ms']:.1f} ms"]
+        cells += [f"{figures['first_cpu_ms']:.1f} to {figures['last_cpu_ms']:.1f} ms"]
+    return [*cells, f"{figures['seconds']:.0f} s"]
 
 
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS, bars=BARS)

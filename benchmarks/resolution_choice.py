@@ -15,27 +15,24 @@ A way that finds the answer in fewer than 4 of 5 seeds, at either price, is not 
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import sys
-import time
-import weakref
-from collections import Counter
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
 import torch
 from ray import tune
-from rich.console import Console
-from rich.table import Table
+from support.frame import Option, at_least, run, show
+from support.memory import SavedBytes
+from support.timing import cpu_seconds
 
 import manynet as mn
 from manynet.config.settings import TrainSettings
 from manynet.data import Batch, Data, Split, load
-from manynet.data.images import augment
+from manynet.data.images.augment import augment
 from manynet.learning.learner import Learner
 from manynet.search.scoring import calibration_batches
 from manynet.search_spaces import dmasking
@@ -46,7 +43,20 @@ from manynet.trainers.finetune import FineTune
 from manynet.training.loop import HeldOut
 
 WAYS = {"weighted sum": "", "drawn": None}
-BAR, ERRORS, SEEDS, BATCH, HELD_OUT, MEMORY_STEPS = 4, 2, 5, 64, 0.2, 40
+BATCH, HELD_OUT = 64, 0.2
+OPTIONS = (
+    Option("--data", "digits", "digits, or idx:PATH of Fashion-MNIST"),
+    Option("--seeds", 5, "two or more", quick=2),
+    Option("--steps", 240, quick=2),
+    Option("--prices", 2, "of each problem's", quick=1),
+    Option("--memory-steps", 40, "that saved bytes are counted in", quick=1),
+)
+BARS = {
+    # Of seeds, by the default way at the harder price.
+    "share_right": at_least(0.8),
+    # Whether the answer is known, so that a search can be judged by it.
+    "margin_in_standard_errors": at_least(2.0),
+}
 TERM = "trainers.cost_terms:additive"
 
 
@@ -79,42 +89,39 @@ class Problem:
         return self.data.train.divided(HELD_OUT, seed=seed)
 
 
-def main() -> None:
-    """Find the answers, let both ways search, print tables, then one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="digits", help="digits, or idx:PATH of Fashion-MNIST")
-    given = parser.parse_args()
+def main(given: Namespace) -> dict[str, Any]:
+    """Find the answers, then let both ways search."""
     torch.set_num_threads(1)
-    problem = digits() if given.data == "digits" else fashion(given.data)
-    losses = {
-        size: [loss_alone(problem, size, seed) for seed in range(SEEDS)] for size in problem.resolutions
-    }
-    answers = {price: answer(problem, losses, price) for price in problem.prices}
-    console = Console()
-    show_answers(problem, losses, answers, console)
-    searches = [
-        search
-        for price in problem.prices
-        for seed in range(SEEDS)
-        for search in searched(problem, price, seed)
-    ]
-    show_searches(problem, searches, answers, console)
-    verdicts = {way: verdict(problem, way, searches, answers) for way in WAYS}
+    problem = digits(given.steps) if given.data == "digits" else fashion(given.data, given.steps)
+    seeds, prices = range(given.seeds), problem.prices[: given.prices]
+    losses = {size: [loss_alone(problem, size, seed) for seed in seeds] for size in problem.resolutions}
+    answers = {price: answer(problem, losses, price) for price in prices}
+    show_answers(problem, losses, answers)
+    searches = [search for price in prices for seed in seeds for search in searched(problem, price, seed)]
+    show_searches(problem, searches, answers)
+    verdicts = {way: verdict(problem, way, searches, answers, given.memory_steps) for way in WAYS}
     for way, one in verdicts.items():
-        console.print(f"{way}: {one}")
-    print(in_json(answers, verdicts))
+        print(f"{way}: {one}")
+    default = next(way for way, drawn in WAYS.items() if drawn == Differentiable(target=1).drawn)
+    return {
+        "share_right": min(verdicts[default].right.values()),
+        "margin_in_standard_errors": min(known.errors for known in answers.values()),
+        "default": default,
+        "answers": {price: vars(known) for price, known in answers.items()},
+        **{way: vars(one) for way, one in verdicts.items()},
+    }
 
 
-def digits() -> Problem:
+def digits(steps: int) -> Problem:
     """Scikit-learn's digits, 8 x 8."""
     space = only_resolution((2, 3, 4, 6))
-    return Problem(load("digits", channels=1), space, prices=(0.25, 0.95), steps=240)
+    return Problem(load("digits", channels=1), space, prices=(0.25, 0.95), steps=steps)
 
 
-def fashion(spec: str) -> Problem:
+def fashion(spec: str, steps: int) -> Problem:
     """Fashion-MNIST, scaled to 7 x 7: in so few steps, more pixels are no better."""
     space = only_resolution((2, 3, 4, 7))
-    return Problem(load(spec, channels=1, image_size=7), space, prices=(0.05, 1.0), steps=240)
+    return Problem(load(spec, channels=1, image_size=7), space, prices=(0.05, 1.0), steps=steps)
 
 
 def only_resolution(resolutions: Sequence[int]) -> mn.SearchSpace:
@@ -182,9 +189,9 @@ class Answer:
     error: float
 
     @property
-    def known(self) -> bool:
-        """Whether the margin is more than noise, so that a search can be judged by it."""
-        return self.margin >= ERRORS * self.error
+    def errors(self) -> float:
+        """The margin in standard errors."""
+        return self.margin / self.error
 
 
 def answer(problem: Problem, losses: Mapping[int, Sequence[float]], price: float) -> Answer:
@@ -192,7 +199,7 @@ def answer(problem: Problem, losses: Mapping[int, Sequence[float]], price: float
     values = {size: [objective(problem, loss, size, price) for loss in row] for size, row in losses.items()}
     best, second = sorted(values, key=lambda size: mean(values[size]))[:2]
     gaps = [b - a for a, b in zip(values[best], values[second], strict=True)]
-    return Answer(best, mean(gaps), stdev(gaps) / SEEDS**0.5)
+    return Answer(best, mean(gaps), stdev(gaps) / len(gaps) ** 0.5)
 
 
 @dataclass
@@ -224,9 +231,7 @@ class Search:
     def step(self) -> None:
         """One step of training; data come outside the clock."""
         batch = next(self.stream)
-        start = time.process_time()
-        self.learner.train_on(batch)
-        self.seconds += time.process_time() - start
+        self.seconds += cpu_seconds(lambda: self.learner.train_on(batch))
 
 
 def search(problem: Problem, way: str, price: float, seed: int, **options: Any) -> Search:
@@ -258,87 +263,53 @@ def searched(problem: Problem, price: float, seed: int) -> list[Search]:
     return both
 
 
-@dataclass
-class SavedBytes:
-    """Bytes that autograd holds for backward passes.
-
-    Attributes:
-        most: at any one time.
-    """
-
-    most: int = 0
-    _uses: Counter[int] = field(default_factory=Counter)
-    _now: int = 0
-
-    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
-        """A context that counts what is saved inside; parameters, which are there anyway, do not count."""
-        return torch.autograd.graph.saved_tensors_hooks(self._save, lambda saved: saved.tensor)
-
-    def _save(self, tensor: torch.Tensor) -> _Saved:
-        saved, storage = _Saved(tensor), tensor.untyped_storage()
-        if not isinstance(tensor, torch.nn.Parameter):
-            weakref.finalize(saved, self._freed, storage.data_ptr(), storage.nbytes())
-            self._uses[storage.data_ptr()] += 1
-            self._now += storage.nbytes() * (self._uses[storage.data_ptr()] == 1)
-            self.most = max(self.most, self._now)
-        return saved
-
-    def _freed(self, place: int, size: int) -> None:
-        self._uses[place] -= 1
-        self._now -= size * (self._uses[place] == 0)
-
-
-@dataclass(frozen=True, eq=False)
-class _Saved:
-    tensor: torch.Tensor
-
-
-def saved_megabytes(problem: Problem, way: str) -> float:
+def saved_megabytes(problem: Problem, way: str, steps: int) -> float:
     """The most of some steps, apart from the searches, because to count takes time."""
-    counted, counter = search(problem, way, problem.prices[0], 0, warmup=0.0), SavedBytes()
-    with counter.hooks():
-        for _ in range(MEMORY_STEPS):
-            counted.step()
+    watched = search(problem, way, problem.prices[0], 0, warmup=0.0)
+    counter = SavedBytes(watched.learner.network)
+    with counter.counted():
+        for _ in range(steps):
+            watched.step()
     return counter.most / 1e6
 
 
 def show_answers(
-    problem: Problem,
-    losses: Mapping[int, Sequence[float]],
-    answers: Mapping[float, Answer],
-    console: Console,
+    problem: Problem, losses: Mapping[int, Sequence[float]], answers: Mapping[float, Answer]
 ) -> None:
     """Each resolution alone."""
-    columns = [f"+ {price} log cost" for price in answers]
-    title = f"each resolution alone: {problem.data.name}, {problem.steps} steps, {SEEDS} seeds"
-    table = Table("resolution", "MACs", "cross-entropy", *columns, title=title)
+    rows = []
     for size, row in losses.items():
         values = [
             f"{objective(problem, mean(row), size, price):.3f}{' best' * (size == found.resolution)}"
             for price, found in answers.items()
         ]
         loss = f"{mean(row):.3f} +- {stdev(row):.3f}"
-        table.add_row(f"{size}", f"{problem.macs(size):,}", loss, *values)
-    console.print(table)
+        rows.append((f"{size}", f"{problem.macs(size):,}", loss, *values))
+    show(
+        f"each resolution alone: {problem.data.name}, {problem.steps} steps",
+        ("resolution", "MACs", "cross-entropy", *(f"+ {price} log cost" for price in answers)),
+        rows,
+    )
     for price, found in answers.items():
         margin = f"{found.margin:.3f} +- {found.error:.3f} (standard error)"
-        console.print(f"price {price}: the answer is {found.resolution}, ahead by {margin}")
+        print(f"price {price}: the answer is {found.resolution}, ahead by {margin}")
 
 
-def show_searches(
-    problem: Problem, searches: Sequence[Search], answers: Mapping[float, Answer], console: Console
-) -> None:
+def show_searches(problem: Problem, searches: Sequence[Search], answers: Mapping[float, Answer]) -> None:
     """What each search found, and how sure it is."""
-    names = [f"p({size})" for size in problem.resolutions]
-    table = Table("price", "seed", "way", "found", "answer", *names, "CPU ms a step", title="searches")
+    rows = []
     for one in searches:
         probabilities = one.strategy.logits["resolution"].detach().softmax(0).tolist()
-        table.add_row(
-            *(f"{one.price}", f"{one.seed}", one.way, f"{one.found}", f"{answers[one.price].resolution}"),
-            *(f"{probability:.2f}" for probability in probabilities),
-            f"{1e3 * one.seconds / problem.steps:.1f}",
+        rows.append(
+            (
+                *(f"{one.price}", f"{one.seed}", one.way, f"{one.found}"),
+                f"{answers[one.price].resolution}",
+                *(f"{probability:.2f}" for probability in probabilities),
+                f"{1e3 * one.seconds / problem.steps:.1f}",
+            )
         )
-    console.print(table)
+    names = [f"p({size})" for size in problem.resolutions]
+    show("searches", ("price", "seed", "way", "found", "answer", *names, "CPU ms a step"), rows)
 
 
 @dataclass(frozen=True)
@@ -346,51 +317,32 @@ class Verdict:
     """On one way.
 
     Attributes:
-        right: seeds in which it found the answer, by price.
+        right: share of seeds in which it found the answer, by price.
         saved_megabytes: most that is held for backward passes at a time.
         cpu_ms_a_step: of training, the logits' steps included.
     """
 
-    right: Mapping[float, int]
+    right: Mapping[float, float]
     saved_megabytes: float
     cpu_ms_a_step: float
 
-    @property
-    def fit(self) -> bool:
-        """To be the default."""
-        return min(self.right.values()) >= BAR
-
     def __str__(self) -> str:
-        right = ", ".join(f"{count} of {SEEDS} at price {price}" for price, count in self.right.items())
-        cost = f"{self.saved_megabytes:.2f} MB saved, {self.cpu_ms_a_step:.1f} CPU ms a step"
-        return f"{right}: {'fit' if self.fit else 'not fit'} to be the default; {cost}"
+        right = ", ".join(f"{share:.0%} at price {price}" for price, share in self.right.items())
+        return f"right {right}; {self.saved_megabytes:.2f} MB saved, {self.cpu_ms_a_step:.1f} CPU ms a step"
 
 
 def verdict(
-    problem: Problem, way: str, searches: Sequence[Search], answers: Mapping[float, Answer]
+    problem: Problem, way: str, searches: Sequence[Search], answers: Mapping[float, Answer], steps: int
 ) -> Verdict:
     """Of all searches, those of one way."""
     mine = [one for one in searches if one.way == way]
     right = {
-        price: sum(one.found == known.resolution for one in mine if one.price == price)
+        price: mean(one.found == known.resolution for one in mine if one.price == price)
         for price, known in answers.items()
     }
     milliseconds = 1e3 * mean(one.seconds for one in mine) / problem.steps
-    return Verdict(right, saved_megabytes(problem, way), milliseconds)
-
-
-def in_json(answers: Mapping[float, Answer], verdicts: Mapping[str, Verdict]) -> str:
-    """The line for scripts; the default must pass."""
-    figures = {
-        "answers": {price: vars(known) for price, known in answers.items()},
-        **{way: vars(one) for way, one in verdicts.items()},
-    }
-    default = next(way for way, drawn in WAYS.items() if drawn == Differentiable(target=1).drawn)
-    bars = {"right": BAR, "margin_in_standard_errors": ERRORS}
-    passed = verdicts[default].fit and all(known.known for known in answers.values())
-    line = {"benchmark": "resolution_choice", "figures": figures, "bars": bars}
-    return json.dumps({**line, "default": default, "pass": passed})
+    return Verdict(right, saved_megabytes(problem, way, steps), milliseconds)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS, bars=BARS)

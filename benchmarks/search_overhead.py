@@ -2,124 +2,90 @@
 
 The evaluation is a 50 ms sleep through the real search: NSGA-II, one Ray Tune trial a candidate, one Parquet
 record each. The floor is a bare pool of two actors doing the same sleeps, measured in the same run.
+
+    python benchmarks/search_overhead.py [--candidates 300]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
-from zlib import crc32
 
 import ray
 from ray.util import ActorPool
-from rich.console import Console
-from rich.table import Table
+from support.frame import Option, at_most, run, show
+from support.processes import local_ray
+from support.sleeping import asleep
 
-from manynet.config.settings import SearchSettings
-from manynet.records.ledger import Ledger
 from manynet.references import load
-from manynet.search.evaluator import Evaluation, Provenance
-from manynet.search.runs import run
 
-SECONDS = 0.05
-EVALUATORS = 2
-BAR_MS = 30.0
-FLOOR_MS = 1.0
-
-
-def prepare() -> Callable[[Any], Evaluation]:
-    """An evaluation that takes ``SECONDS``, and says when it ended."""
-
-    def evaluate(arch: Any) -> Evaluation:
-        time.sleep(SECONDS)
-        # Both change with every choice, and disagree: a front, not one optimum that is proposed for ever.
-        merit, price = (sum(crc32(f"{name}{item}".encode()) % 97 for item in arch.items()) for name in "ap")
-        return Evaluation({"accuracy": merit / 1e4, "macs": float(price), "ended": time.time()})
-
-    return evaluate
+OPTIONS = (
+    Option("--space", "search_spaces.vit:tiny"),
+    Option("--candidates", 300, quick=8),
+    Option("--warm-up", 20, "candidates that do not count", quick=2),
+    Option("--seconds", 0.05, "of each evaluation"),
+    Option("--evaluators", 2, quick=1),
+    Option("--repeats", 1),
+)
+BARS = {"search_ms": at_most(30.0)}
 
 
-def overhead_ms(ended: list[float], warm_up: int) -> float:
-    """Milliseconds a candidate after the warm-up, less its share of the evaluation."""
-    ended = sorted(ended)[warm_up:]
-    return 1e3 * ((ended[-1] - ended[0]) / (len(ended) - 1) - SECONDS / EVALUATORS)
-
-
-def search_overhead(space: Any, candidates: int, warm_up: int) -> float:
-    """Overhead of the real search, in ms."""
-    settings = SearchSettings(
-        objectives=["accuracy:max", "macs:min"], evaluations=candidates + warm_up, evaluators=EVALUATORS
+def main(given: Namespace) -> dict[str, float]:
+    """Measure pool and search in turns."""
+    searches, pools = [], []
+    with local_ray(2 * given.evaluators):
+        for _ in range(given.repeats):
+            pools.append(overhead_ms(pooled(given), given))
+            searches.append(overhead_ms(searched(given), given))
+    figures = {"search_ms": statistics.median(searches), "pool_ms": statistics.median(pools)}
+    show(
+        f"{given.candidates} candidates, {given.space}",
+        ("", "ms a candidate"),
+        [
+            ("search, less the evaluation", f"{figures['search_ms']:.1f}"),
+            ("bare actor pool (floor)", f"{figures['pool_ms']:.1f}"),
+        ],
     )
-    provenance = Provenance(space.digest, "none", "none", "sleep")
-    with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger(Path(folder) / "ledger")
-        records = run(space, settings, ledger, prepare, provenance, folder)
-    assert len(records) == candidates + warm_up
-    return overhead_ms([record.metrics["ended"] for record in records], warm_up)
+    return figures
+
+
+def overhead_ms(ended: Sequence[float], given: Namespace) -> float:
+    """Milliseconds a candidate after the warm-up, less its share of the evaluation."""
+    counted = sorted(ended)[given.warm_up :]
+    each: float = given.seconds / given.evaluators
+    return 1e3 * ((counted[-1] - counted[0]) / (len(counted) - 1) - each)
+
+
+def searched(given: Namespace) -> list[float]:
+    """When each candidate of the real search ended."""
+    evaluations = given.candidates + given.warm_up
+    records = asleep(load(given.space), given.seconds, evaluations, given.evaluators, "nsga2")
+    return [record.metrics["ended"] for record in records]
 
 
 class Sleeper:
     """The floor's evaluator."""
 
     @ray.method
-    def evaluate(self, _: int) -> float:
+    def evaluate(self, seconds: float) -> float:
         """Sleep, and say when it ended."""
-        time.sleep(SECONDS)
+        time.sleep(seconds)
         return time.time()
 
 
-def pool_overhead(candidates: int, warm_up: int) -> float:
-    """Overhead of a bare actor pool, in ms."""
-    sleepers: list[Any] = [ray.remote(Sleeper).remote() for _ in range(EVALUATORS)]
+def pooled(given: Namespace) -> list[float]:
+    """When each sleep of a bare actor pool ended."""
+    sleepers: list[Any] = [ray.remote(Sleeper).remote() for _ in range(given.evaluators)]
+    seconds: list[Any] = [given.seconds] * (given.candidates + given.warm_up)
     pool = ActorPool(sleepers)
-    numbers: list[Any] = list(range(candidates + warm_up))
-    ended = list(pool.map_unordered(lambda sleeper, number: sleeper.evaluate.remote(number), numbers))
+    ended = list(pool.map_unordered(lambda sleeper, each: sleeper.evaluate.remote(each), seconds))
     for sleeper in sleepers:
         ray.kill(sleeper)
-    return overhead_ms(ended, warm_up)
-
-
-def main() -> None:
-    """Measure, print a table, and end with one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--space", default="search_spaces.vit:tiny")
-    parser.add_argument("--candidates", type=int, default=300)
-    parser.add_argument("--warm-up", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=1)
-    options = parser.parse_args()
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    space = load(options.space)
-    searches, pools = [], []
-    for _ in range(options.repeats):
-        pools.append(pool_overhead(options.candidates, options.warm_up))
-        searches.append(search_overhead(space, options.candidates, options.warm_up))
-    ray.shutdown()
-    figures = {"search_ms": statistics.median(searches), "pool_ms": statistics.median(pools)}
-    report(figures, options)
-
-
-def report(figures: dict[str, float], options: argparse.Namespace) -> None:
-    """The table for people, the last line for programs."""
-    table = Table("", "ms a candidate", "bar", title=f"{options.candidates} candidates, {options.space}")
-    table.add_row("search, less the evaluation", f"{figures['search_ms']:.1f}", f"<= {BAR_MS:g}")
-    table.add_row("bare actor pool (floor)", f"{figures['pool_ms']:.1f}", f"about {FLOOR_MS:g}")
-    Console().print(table)
-    passed = figures["search_ms"] <= BAR_MS
-    rounded = {name: round(value, 2) for name, value in figures.items()}
-    line = {
-        "benchmark": "search_overhead",
-        "figures": rounded,
-        "bars": {"search_ms": BAR_MS},
-        "pass": passed,
-    }
-    print(json.dumps(line))
+    return ended
 
 
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS, bars=BARS)

@@ -9,124 +9,95 @@ the product's own: forward, backward, zeroing, clipping, AdamW and weight averag
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from support.frame import Option, at_most, run, show
+from support.one_path import OnePath
+from support.timing import clock_of, median_ratio
 from torch import nn
 
 import manynet as mn
 from manynet.config.settings import TrainSettings
 from manynet.data import Batch
 from manynet.learning.learner import Learner
-from manynet.learning.strategy import Step, Strategy
 from manynet.search_spaces.vit import deit_scaling
 
-BARS = {"inference_median": 1.05, "training_median": 1.15, "training_smallest": 1.4}
-PIXELS, BATCH, SUBNETS = 224, 8, 10
+OPTIONS = (
+    Option("--device", "cpu"),
+    Option("--repeats", 5, quick=1),
+    Option("--subnets", 10, quick=1),
+    Option("--pixels", 224, quick=int(deit_scaling.smallest["resolution"])),
+    Option("--batch", 8, quick=1),
+)
+BARS = {
+    "inference_median": at_most(1.05),
+    "training_median": at_most(1.15),
+    "training_smallest": at_most(1.4),
+}
 
 
-class Fixed(Strategy):
-    """Trains one path: of a supernet when given an architecture, else of an extracted subnet."""
-
-    def __init__(self, arch: Mapping[str, Any] | None) -> None:
-        self.arguments = {} if arch is None else {"arch": arch}
-
-    def backward(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
-        with step.autocast():
-            loss = step.space.task.loss(network(*batch.inputs, **self.arguments), batch.targets)
-        loss.backward()
-        return {"loss": loss.detach()}
-
-
-def main() -> None:
-    """Measure, print a table, then one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=5)
-    given = parser.parse_args()
+def main(given: Namespace) -> dict[str, float]:
+    """Compare each subnet inside and outside."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    device = torch.device(given.device)
-    supernet = deit_scaling.build().to(device)
-    archs = [deit_scaling.sample(seed) | {"resolution": PIXELS} for seed in range(SUBNETS)]
-    smallest = dict(deit_scaling.smallest) | {"resolution": PIXELS}
-    rows = [
-        (mn.cost(deit_scaling, a), *ratios(supernet, a, device, given.repeats)) for a in [*archs, smallest]
-    ]
-    show(rows, str(device))
+    supernet = deit_scaling.build().to(given.device)
+    sampled = {f"seed {seed}": deit_scaling.sample(seed) for seed in range(given.subnets)}
+    archs = {
+        name: {**arch, "resolution": given.pixels}
+        for name, arch in {**sampled, "smallest of the space": deit_scaling.smallest}.items()
+    }
+    costs = {name: mn.cost(deit_scaling, arch) for name, arch in archs.items()}
+    found = {name: ratios(supernet, arch, given) for name, arch in archs.items()}
+    show(
+        f"supernet / extracted, {given.device}",
+        ("subnet", "MACs", "parameters", "inference", "training step"),
+        [
+            (
+                name,
+                f"{costs[name].macs:,}",
+                f"{costs[name].parameters:,}",
+                *(f"{ratio:.3f}" for ratio in pair),
+            )
+            for name, pair in found.items()
+        ],
+    )
+    smallest = min(sampled, key=lambda name: costs[name].macs)
+    return {
+        "inference_median": statistics.median(found[name][0] for name in sampled),
+        "training_median": statistics.median(found[name][1] for name in sampled),
+        "training_smallest": found[smallest][1],
+        "training_smallest_of_space": found["smallest of the space"][1],
+    }
 
 
-def ratios(
-    supernet: nn.Module, arch: Mapping[str, Any], device: torch.device, repeats: int
-) -> tuple[float, float]:
+def ratios(supernet: nn.Module, arch: mn.Architecture, given: Namespace) -> tuple[float, float]:
     """Supernet over extracted, inference and training step."""
+    device = torch.device(given.device)
     subnet = mn.extract(supernet, arch, deit_scaling.example(arch, 1, device))
-    inputs = deit_scaling.example(arch, BATCH, device)
-    batch = Batch(inputs, torch.zeros(BATCH, dtype=torch.int64, device=device))
+    inputs = deit_scaling.example(arch, given.batch, device)
+    batch = Batch(inputs, torch.zeros(given.batch, dtype=torch.int64, device=device))
     precision = "bf16" if device.type == "cuda" else "float32"
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
-    def infer(network: nn.Module, **arguments: Any) -> Callable[[], Any]:
-        def run() -> None:
+    def infer(network: nn.Module, **arguments: Any) -> Callable[[], object]:
+        def once() -> None:
             with torch.inference_mode(), autocast:
                 network(*inputs, **arguments)
 
-        return run
+        return once
 
-    def train(network: nn.Module, path: Mapping[str, Any] | None) -> Callable[[], Any]:
-        learner = Learner(network, deit_scaling, Fixed(path), TrainSettings(precision=precision))
+    def train(network: nn.Module, path: mn.Architecture | None) -> Callable[[], object]:
+        learner = Learner(network, deit_scaling, OnePath(path), TrainSettings(precision=precision))
         return lambda: learner.train_on(batch)
 
-    inference = paired(infer(supernet, arch=arch), infer(subnet), device, 3 * repeats)
-    return inference, paired(train(supernet, arch), train(subnet, None), device, repeats)
-
-
-def paired(one: Callable[[], Any], other: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """Ratio of the medians of two runs that take turns, after one warm-up of each."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(repeats + 1):
-        for run, taken in zip((one, other), seconds, strict=True):
-            start = clock(device)
-            run()
-            if repeat:
-                taken.append(clock(device) - start)
-    return statistics.median(seconds[0]) / statistics.median(seconds[1])
-
-
-def clock(device: torch.device) -> float:
-    """CPU seconds of this process, or wall seconds once the GPU is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.process_time()
-
-
-def show(rows: list[tuple[mn.Cost, float, float]], device: str) -> None:
-    """Print the table and the line for scripts; the last row is the space's smallest subnet."""
-    table = Table(
-        "subnet", "MACs", "parameters", "inference", "training step", title=f"supernet / extracted, {device}"
-    )
-    for index, (cost, inference, training) in enumerate(rows):
-        name = "smallest of the space" if index == SUBNETS else f"seed {index}"
-        table.add_row(name, f"{cost.macs:,}", f"{cost.parameters:,}", f"{inference:.3f}", f"{training:.3f}")
-    Console().print(table)
-    sampled = rows[:SUBNETS]
-    figures = {
-        "inference_median": round(statistics.median(row[1] for row in sampled), 4),
-        "training_median": round(statistics.median(row[2] for row in sampled), 4),
-        "training_smallest": round(min(sampled, key=lambda row: row[0].macs)[2], 4),
-        "training_smallest_of_space": round(rows[-1][2], 4),
-    }
-    passed = all(figures[name] <= bar for name, bar in BARS.items())
-    print(json.dumps({"benchmark": "subnet_overhead", "figures": figures, "bars": BARS, "pass": passed}))
+    clock, repeats = clock_of(device), given.repeats
+    inference = median_ratio(infer(supernet, arch=arch), infer(subnet), 3 * repeats, clock=clock)
+    return inference, median_ratio(train(supernet, arch), train(subnet, None), repeats, clock=clock)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS, bars=BARS)

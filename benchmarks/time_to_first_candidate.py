@@ -2,12 +2,15 @@
 
 A head with token authentication is started. A first job trains the supernet, so the head has what goes with a job;
 a second one searches it. Every part is between two moments that somebody noted: Ray's records of jobs and tasks, the
-start of the driver's process, and the ledger.
+start of the driver's process, and the ledger. There are no bars.
+
+    python benchmarks/time_to_first_candidate.py [--repeats 1]
+
+A quick run has one job, which trains and searches.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import secrets
@@ -17,20 +20,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.table import Table
+from support.frame import Option, run, show
 
 ROOT = Path(__file__).parent.parent
 RAY = Path(sys.executable).parent / "ray"
-TRAIN = {"steps": 20, "workers": 1, "evaluate_every": 20}
-SEARCH = {"evaluations": 4, "evaluators": 2}
+OPTIONS = (
+    Option("--repeats", 1),
+    Option("--steps", 20, "of training", quick=1),
+    Option("--evaluations", 4, quick=1),
+    Option("--evaluators", 2, quick=1),
+)
 PARTS = {
     "submitted": "`ray job submit`: its imports, the check of what is uploaded",
     "driver": "Ray starts the job's process",
@@ -54,10 +62,10 @@ def head(folder: Path) -> Iterator[str]:
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
         one.close()
-    names = ("port", "dashboard-port", "ray-client-server-port")
+    names: tuple[str, ...] = ("port", "dashboard-port", "ray-client-server-port")
     names += ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
     options = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
-    command = [RAY, "start", "--head", "--block", "--num-cpus=4", f"--temp-dir={folder}/t", *options]
+    command = [str(RAY), "start", "--head", "--block", "--num-cpus=4", f"--temp-dir={folder}/t", *options]
     with (folder / "head.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         while "block forever" not in (folder / "head.log").read_text():
             time.sleep(0.2)
@@ -70,10 +78,10 @@ def head(folder: Path) -> Iterator[str]:
 
 def submit(folder: Path, file: str, job: str) -> subprocess.Popen[bytes]:
     """Start `ray job submit` of an experiment file."""
-    modules = [str(ROOT / path) for path in ("platform/manynet", "search_spaces", "trainers")]
-    shipped = ["--working-dir", str(folder), "--runtime-env-json", json.dumps({"py_modules": modules})]
+    modules = {"py_modules": [str(ROOT / "platform/manynet")]}
+    shipped = ["--working-dir", str(folder), "--runtime-env-json", json.dumps(modules)]
     command = [
-        RAY,
+        str(RAY),
         "job",
         "submit",
         "--submission-id",
@@ -113,12 +121,14 @@ def moments(address: str, folder: Path, study: Path, job: str) -> dict[str, floa
         driver = next((one.driver_info for one in client.list_jobs() if one.submission_id == job), None)
     started = process_start(int(driver.pid))
     assert submitting.wait() == 0, (folder.parent / f"{job}.log").read_text()
-    tasks = list_tasks(address, filters=[("job_id", "=", driver.id)], limit=10_000, detail=True)
+    tasks: list[Any] = list_tasks(address, filters=[("job_id", "=", driver.id)], limit=10_000, detail=True)
     asked = min((task for task in tasks if task.name == "answer"), key=lambda task: task.creation_time_ms)
     records = [record for record in Ledger(study / "ledger").read() if record.kind == "evaluation"]
+    submitted = client.get_job_info(job).start_time
+    assert submitted is not None
     return {
         "began": began,
-        "submitted": client.get_job_info(job).start_time / 1e3,
+        "submitted": submitted / 1e3,
         "driver": started,
         "asked": asked.creation_time_ms / 1e3,
         "answered": asked.end_time_ms / 1e3,
@@ -128,41 +138,37 @@ def moments(address: str, folder: Path, study: Path, job: str) -> dict[str, floa
     }
 
 
-def measure(address: str, folder: Path, number: int) -> dict[str, float]:
+def measure(address: str, folder: Path, number: int, given: Namespace) -> dict[str, float]:
     """Seconds that each part took: of a study that is trained, then searched."""
     study = folder.parent / f"study{number}"
-    experiment = {"study": str(study), "space": "search_spaces.vit:tiny", "data": "digits", "train": TRAIN}
-    for file, content in {"train": experiment, "search": {**experiment, "search": SEARCH}}.items():
+    experiment: dict[str, object] = {
+        "study": str(study),
+        "space": "search_spaces.vit:tiny",
+        "data": "digits",
+        "train": {"steps": given.steps, "workers": 1, "evaluate_every": given.steps},
+    }
+    search = {"evaluations": given.evaluations, "evaluators": given.evaluators}
+    for file, content in {"train": experiment, "search": {**experiment, "search": search}}.items():
         (folder / f"{file}.yaml").write_text(yaml.safe_dump(content))
-    assert submit(folder, "train.yaml", f"train{number}").wait() == 0, "training must succeed"
+    if not given.quick:
+        assert submit(folder, "train.yaml", f"train{number}").wait() == 0, "training must succeed"
     found = list(moments(address, folder, study, f"search{number}").values())
     return {name: end - start for name, (start, end) in zip(PARTS, pairwise(found), strict=True)}
 
 
-def main() -> None:
-    """Measure, print a table, and end with one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=1)
-    options = parser.parse_args()
+def main(given: Namespace) -> dict[str, float]:
+    """Submit, and read the moments."""
     # Short: the names of sockets are in it.
     with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as temporary, head(Path(temporary)) as address:
         (folder := Path(temporary) / "own").mkdir()
-        runs = [measure(address, folder, number) for number in range(options.repeats)]
-    figures = {f"{name}_s": statistics.median(run[name] for run in runs) for name in PARTS}
-    figures["first_candidate_s"] = statistics.median(sum(run.values()) for run in runs)
-    report(figures)
-
-
-def report(figures: dict[str, float]) -> None:
-    """The table for people, the last line for programs."""
-    table = Table("part", "s", title="From `ray job submit` to the first candidate")
-    for name, what in PARTS.items():
-        table.add_row(what, f"{figures[f'{name}_s']:.1f}")
-    table.add_row("all", f"{figures['first_candidate_s']:.1f}", style="bold")
-    Console().print(table)
-    rounded = {name: round(value, 2) for name, value in figures.items()}
-    print(json.dumps({"benchmark": "time_to_first_candidate", "figures": rounded, "bars": {}, "pass": True}))
+        runs = [measure(address, folder, number, given) for number in range(given.repeats)]
+    figures = {f"{name}_s": statistics.median(one[name] for one in runs) for name in PARTS}
+    figures["first_candidate_s"] = statistics.median(sum(one.values()) for one in runs)
+    rows = [(what, f"{figures[f'{name}_s']:.1f}") for name, what in PARTS.items()]
+    whole = ("all", f"{figures['first_candidate_s']:.1f}")
+    show("From `ray job submit` to the first candidate", ("part", "s"), [*rows, None, whole])
+    return figures
 
 
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS)

@@ -2,53 +2,96 @@
 
 The same candidates (random sampler, same seed) are scored through the real search by one evaluator and by two, in
 turns, with enough validation images that a candidate takes at least half a second.
+
+    python benchmarks/two_evaluators.py [--candidates 32]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import dataclasses
 import math
 import statistics
 import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import ray
-from rich.console import Console
-from rich.table import Table
+from support.frame import Option, at_least, run, show
+from support.processes import local_ray
 
 from manynet import data
 from manynet.config.settings import SearchSettings
+from manynet.data.order import Rows
+from manynet.data.row_access import HeldSplit
 from manynet.records.ledger import Ledger, Record
 from manynet.references import load
 from manynet.search.runs import search
+from manynet.space.search_space import SearchSpace
 
-BAR = 1.7
 SHORTEST = 0.5
+OPTIONS = (
+    Option("--space", "search_spaces.vit:tiny"),
+    Option("--candidates", 32, quick=8),
+    Option("--times", 0, "passes over the validation split; 0 finds out", quick=1),
+    Option("--repeats", 2, quick=1),
+    Option("--evaluators", (1, 2), quick=(2,)),
+)
+BARS = {"ratio": at_least(1.7), "evaluation_s": at_least(SHORTEST)}
 
 
-class Repeated(data.Split):
+@dataclass(frozen=True, eq=False)
+class Repeated(HeldSplit):
     """A split gone through several times over, so that a candidate takes long enough."""
 
-    def __init__(self, split: data.Split, times: int) -> None:
-        self.split, self.times = split, times
+    split: HeldSplit
+    times: int
 
     def __len__(self) -> int:
         return len(self.split) * self.times
 
-    def batches(self, size: int, limit: int | None = None) -> Any:
-        """The split's batches, ``times`` times; ``limit`` bounds each time."""
-        for _ in range(self.times):
-            yield from self.split.batches(size, limit)
-
-    def stream(self, size: int, *, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> Any:
-        """The split's own stream."""
-        return self.split.stream(size, seed=seed, start=start, rank=rank, world=world)
+    def take(self, rows: Rows) -> data.Batch:
+        return self.split.take(rows % len(self.split))
 
 
-def rate(space: Any, given: data.Data, evaluators: int, candidates: int) -> tuple[float, float]:
+def main(given: Namespace) -> dict[str, Any]:
+    """Measure in turns."""
+    space: SearchSpace = load(given.space)
+    loaded = data.digits(channels=space.inputs(space.largest)["input"][0][0])
+    rates: dict[int, list[float]] = {count: [] for count in given.evaluators}
+    seconds = []
+    with local_ray(2):
+        lengthened = repeated(loaded, given.times or enough(space, loaded))
+        for _ in range(given.repeats):
+            for evaluators, row in rates.items():
+                per_second, each = rate(space, lengthened, evaluators, given.candidates)
+                row.append(per_second)
+                seconds.append(each)
+    show(
+        f"median evaluation at least {min(seconds):.2f} s",
+        ("evaluators", "candidates/s"),
+        [(str(count), ", ".join(f"{value:.2f}" for value in row)) for count, row in rates.items()],
+    )
+    medians = {count: statistics.median(row) for count, row in rates.items()}
+    ratio = medians[2] / medians[1] if medians.keys() >= {1, 2} else None
+    return {"ratio": ratio, "evaluation_s": min(seconds), "candidates_a_second": medians}
+
+
+def repeated(loaded: data.Data, times: int) -> data.Data:
+    """The same data with so many passes over the validation split."""
+    assert isinstance(loaded.validation, HeldSplit)
+    return dataclasses.replace(loaded, validation=Repeated(loaded.validation, times))
+
+
+def enough(space: SearchSpace, loaded: data.Data) -> int:
+    """Passes over the validation split that make a median candidate take ``SHORTEST`` with a margin."""
+    passes = 8
+    _, seconds = rate(space, repeated(loaded, passes), 1, 12)
+    return max(1, round(2 * SHORTEST / seconds * passes))
+
+
+def rate(space: SearchSpace, loaded: data.Data, evaluators: int, candidates: int) -> tuple[float, float]:
     """Candidates a second, and median seconds of one evaluation."""
     # Of about one cost: a few large candidates would decide which evaluators' rate comes out higher.
     middle = math.sqrt(space.read(space.smallest).macs * space.read(space.largest).macs)
@@ -62,13 +105,13 @@ def rate(space: Any, given: data.Data, evaluators: int, candidates: int) -> tupl
     )
     weights = space.build().state_dict()
     with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger(Path(folder) / "ledger")
-        records = search(space, weights, given, settings, ledger, folder, weights_digest="random")
+        ledger = Ledger(f"{folder}/ledger")
+        records = search(space, weights, loaded, settings, ledger, folder, weights_digest="random")
     return steady_rate(records), statistics.median(record.details["seconds"] for record in records)
 
 
-def steady_rate(records: list[Record]) -> float:
-    """Candidates a second while all evaluators are warm and none has run out of candidates."""
+def steady_rate(records: Sequence[Record]) -> float:
+    """Candidates a second while all evaluators are warm and none has run out of candidates; NaN for too few."""
     ended: dict[int, list[float]] = {}
     for record in records:
         moment = datetime.fromisoformat(record.created).timestamp()
@@ -76,55 +119,8 @@ def steady_rate(records: list[Record]) -> float:
     start = max(min(moments) for moments in ended.values())
     end = min(max(moments) for moments in ended.values())
     done = sum(start < moment <= end for moments in ended.values() for moment in moments)
-    return done / (end - start)
-
-
-def main() -> None:
-    """Measure in turns, print a table, and end with one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--space", default="search_spaces.vit:tiny")
-    parser.add_argument("--candidates", type=int, default=32)
-    parser.add_argument("--times", type=int, default=0, help="passes over the validation split; 0 finds out")
-    parser.add_argument("--repeats", type=int, default=2)
-    options = parser.parse_args()
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    space = load(options.space)
-    given = data.digits(channels=space.inputs(space.largest)["input"][0][0])
-    times = options.times or enough(space, given)
-    given = data.Data(**{**vars(given), "validation": Repeated(given.validation, times)})
-    one: list[float] = []
-    two: list[float] = []
-    seconds: list[float] = []
-    for _ in range(options.repeats):
-        for evaluators, rates in ((1, one), (2, two)):
-            per_second, each = rate(space, given, evaluators, options.candidates)
-            rates.append(per_second)
-            seconds.append(each)
-    ray.shutdown()
-    report(one, two, min(seconds))
-
-
-def enough(space: Any, given: data.Data) -> int:
-    """Passes over the validation split that make a median candidate take ``SHORTEST`` with a margin."""
-    passes = 8
-    several = data.Data(**{**vars(given), "validation": Repeated(given.validation, passes)})
-    _, seconds = rate(space, several, 1, 12)
-    return max(1, round(2 * SHORTEST / seconds * passes))
-
-
-def report(one: list[float], two: list[float], seconds: float) -> None:
-    """The table for people, the last line for programs."""
-    ratio = statistics.median(two) / statistics.median(one)
-    table = Table("", "candidates/s", title=f"median evaluation at least {seconds:.2f} s")
-    table.add_row("one evaluator", ", ".join(f"{value:.2f}" for value in one))
-    table.add_row("two evaluators", ", ".join(f"{value:.2f}" for value in two))
-    table.add_row("ratio", f"{ratio:.2f} (bar >= {BAR})")
-    Console().print(table)
-    figures = {"ratio": round(ratio, 3), "evaluation_s": round(seconds, 3)}
-    passed = ratio >= BAR and seconds >= SHORTEST
-    line = {"benchmark": "two_evaluators", "figures": figures, "bars": {"ratio": BAR}, "pass": passed}
-    print(json.dumps(line))
+    return done / (end - start) if end > start else math.nan
 
 
 if __name__ == "__main__":
-    main()
+    run(main, file=__file__, about=__doc__, options=OPTIONS, bars=BARS)

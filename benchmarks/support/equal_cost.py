@@ -16,7 +16,7 @@ import torch
 import manynet as mn
 from manynet.config.settings import TrainSettings
 from manynet.data import Batch, Data, Split
-from manynet.data.images import augment
+from manynet.data.images.augment import augment
 from manynet.learning.learner import Learner
 from manynet.learning.strategy import Strategy
 from manynet.search.scoring import calibration_batches

@@ -1,4 +1,4 @@
-"""The page of ``attention_crossover.py``: both kinds of attention against tokens, and what searches chose of them."""
+"""The page of ``attention_crossover``: both kinds of attention against tokens, and what searches chose of them."""
 
 from __future__ import annotations
 
