@@ -145,7 +145,7 @@ def row(strategy: str, low: float, tau: float, high: float, space: str = "s", fi
 
 def test_the_verdict_says_what_the_anchors_can_tell() -> None:
     near = [row("a", 0.4, 0.6, 0.8), row("b", 0.3, 0.5, 0.7)]
-    assert verdict(near).endswith("16 anchors tell it from none of the other ways")
+    assert verdict(near).endswith("with 16 anchors its interval overlaps all the others")
     assert "s, a, not fine-tuned has the highest tau" in verdict(near)
     assert "from 1 of 2 other ways" in verdict([*near, row("c", 0.0, 0.1, 0.3)])
 
@@ -159,8 +159,8 @@ def test_the_order_is_counted_over_pairs_that_differ_in_one_thing() -> None:
     ]
     assert order(rows) == (
         "pairs that differ in one thing: a over other strategies in 1 of 2, fine-tuning over none in 1 of 2; "
-        "intervals tell 1 of the 4 apart that way"
+        "intervals are disjoint in 1 of the 4"
     )
     other = row("a", 0.0, 0.1, 0.15, space="t")
     assert "s over other spaces in 1 of 1" in order([*rows, other])
-    assert "intervals tell 2 of the 5 apart" in order([*rows, other])
+    assert "intervals are disjoint in 2 of the 5" in order([*rows, other])

@@ -140,13 +140,13 @@ def test_the_reading_claims_only_what_intervals_support() -> None:
     assert verdict(RankingQuality(0.95, 0.6, 1.0, 9)).startswith("keeps at least part")
     assert verdict(RankingQuality(0.6, 0.3, 0.7, 9)).startswith("keeps part")
     assert verdict(RankingQuality(0.2, 0.1, 0.3, 9)).startswith("keeps little")
-    assert verdict(RankingQuality(0.3, -0.1, 0.6, 9)).startswith("shows no order that could be told")
+    assert verdict(RankingQuality(0.3, -0.1, 0.6, 9)).startswith("shows no order that is distinct")
     assert verdict(RankingQuality(-0.6, -0.9, -0.1, 9)).startswith("reverses")
     assert verdict(RankingQuality(1.0, 1.0, 1.0, 4)).startswith("has too few members")
     found = compare(KNOWN, A, [B], "accuracy")
     # Four members of the front are too few to speak of an order, so all six subnets are judged.
     assert reading(found) == (
-        "The set of subnets measured on host/torch shows no order that could be told from chance on host/onnxruntime "
+        "The set of subnets measured on host/torch shows no order that is distinct from chance on host/onnxruntime "
         f"(tau {found.targets[0].tau.tau:.2f}). At equal latency the front found on host/torch costs 4.0 points of "
         "accuracy on host/onnxruntime (16.0 points at most), against the front found for the device itself."
     )

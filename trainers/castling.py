@@ -142,9 +142,9 @@ class _Castling(Strategy):
             logged = self.inner.backward(network, batch, inside)
             regulariser, found = _averaged(*passes.left_open(names, batch.targets.device), step)
             self._open |= found
-        told = {f"open/{block}": self._open[block] for block in blocks if block in self._open}
-        mean = {"open": sum(told.values(), torch.zeros(())) / len(told)} if told else {}
-        return {**logged, "threshold": torch.tensor(threshold), "regulariser": regulariser, **mean, **told}
+        shares = {f"open/{block}": self._open[block] for block in blocks if block in self._open}
+        mean = {"open": sum(shares.values(), torch.zeros(())) / len(shares)} if shares else {}
+        return {**logged, "threshold": torch.tensor(threshold), "regulariser": regulariser, **mean, **shares}
 
     def finished(self) -> None:
         """Refuse a network of which a block's branch was open when last it ran.
@@ -154,9 +154,9 @@ class _Castling(Strategy):
         """
         left = {block: float(share) for block, share in self._open.items() if share > 0}
         if left:
-            told = ", ".join(f"{share:.3g} of {block}" for block, share in left.items())
+            shares = ", ".join(f"{share:.3g} of {block}" for block, share in left.items())
             raise TrainingError(
-                f"no entry of the auxiliary branch may be open when training ends, but got {told}; "
+                f"no entry of the auxiliary branch may be open when training ends, but got {shares}; "
                 "with a final_threshold of 1 none is"
             )
 

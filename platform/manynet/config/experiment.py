@@ -236,8 +236,8 @@ def _step(step: str, model: type[Settings], given: Any) -> Settings:
 
 
 def _check_order(experiment: Experiment) -> None:
-    asked = list(experiment.steps)
-    expected = list(STEPS)[: len(asked)]
-    if asked != expected:
-        missing = next(step for step in expected if step not in asked)
-        raise ExperimentError(f"{asked[-1]} needs {missing}, but the experiment has only {', '.join(asked)}")
+    steps = list(experiment.steps)
+    expected = list(STEPS)[: len(steps)]
+    if steps != expected:
+        missing = next(step for step in expected if step not in steps)
+        raise ExperimentError(f"{steps[-1]} needs {missing}, but the experiment has only {', '.join(steps)}")

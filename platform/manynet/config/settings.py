@@ -21,7 +21,7 @@ from manynet.errors import ManynetError
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Scalar = bool | int | float | str
 Reference = Annotated[str, AfterValidator(references.canonical)]
-"""``module:name``, kept in its one spelling, so that a study says the same wherever it is resumed."""
+"""``module:name`` in its one spelling, so that a study resumes in any folder."""
 
 
 class Role(Enum):
@@ -30,7 +30,7 @@ class Role(Enum):
     RESULT = "the result"
     SCORE = "the score of each candidate, and so the result"
     EFFORT = "how much is done, and on what"
-    TELLING = "who is told"
+    TELLING = "who is notified"
 
     @property
     def fixed(self) -> bool:
@@ -194,11 +194,11 @@ class SearchSettings(Settings):
     )
     tables: dict[str, str] = Field(
         default_factory=dict,
-        description="address of the table of each device whose latency is asked for by source=table",
+        description="address of the latency table of each device with source=table",
     )
     trackers: Annotated[list[str], Role.TELLING] = Field(
         default_factory=list,
-        description="mlflow, mlflow:ADDRESS, wandb, wandb:PROJECT: hear of each candidate",
+        description="mlflow, mlflow:ADDRESS, wandb, wandb:PROJECT: log each candidate",
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of the sampler")
 

@@ -29,7 +29,7 @@ def _unchanged(loss: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Step:
-    """What a strategy may know of the optimizer step it serves.
+    """Context of one optimizer step, as a strategy gets it.
 
     Attributes:
         space: the search space the network belongs to.
@@ -91,7 +91,7 @@ class Strategy(ABC):
         """Make parameters of its own, before the first step and before a state is loaded."""
 
     def watched(self, space: SearchSpace) -> Mapping[str, Architecture]:
-        """Subnets whose validation metrics tell how far training is, by name."""
+        """Subnets that are validated during training, by name."""
         return {"largest": space.largest, "smallest": space.smallest}
 
     def found(self) -> Architecture | None:

@@ -1,4 +1,4 @@
-"""What a search would fail on, refused before anything is trained for it."""
+"""Checks the settings of a search before anything is trained for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check(space: SearchSpace, settings: SearchSettings, goals: Goals) -> optuna.
     Raises:
         SamplerError: there is no such sampler, or it does not take these options.
         SearchError: a condition is out of reach, or the last layer cannot be tuned.
-        TrackerError: a tracker cannot be told.
+        TrackerError: a tracker cannot be reached.
     """
     trackers.check(settings.trackers)
     check_reachable(space, goals.conditions)

@@ -1,4 +1,4 @@
-"""What a search asks for, and what decides a candidate's record."""
+"""Goals and protocol of a search: the protocol is part of the ledger key of every evaluation."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def run(
 
 
 def _columns(goals: Goals, task: Task) -> list[str]:
-    """Columns of an evaluation that people are told of."""
+    """Columns of an evaluation that are published."""
     return list(dict.fromkeys([*goals.columns, *task.columns, *COST]))
 
 

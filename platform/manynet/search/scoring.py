@@ -1,4 +1,4 @@
-"""What one candidate gets in a search: extracted, its statistics renewed, scored, and measured."""
+"""Scores one candidate: extract the subnet, recalibrate batch norm, score, measure."""
 
 from __future__ import annotations
 

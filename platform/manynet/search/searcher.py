@@ -31,12 +31,12 @@ logger = logging.getLogger(__name__)
 
 DIRECTIONS = {True: StudyDirection.MAXIMIZE, False: StudyDirection.MINIMIZE}
 ASKS = 8
-"""Proposals in a row that may be known or too dear. Samplers that converge repeat themselves, and take the
-longer to ask the more they were told."""
+"""Proposals in a row that may be known or too costly. Samplers that converge repeat themselves, and each
+proposal takes longer the more trials there are."""
 STEPS = 16
-"""Random steps from the last such proposal that may be known or too dear."""
+"""Random steps from the last such proposal that may be known or too costly."""
 DRAWS = 512
-"""Random architectures that may be known or too dear before the space counts as exhausted."""
+"""Random architectures that may be known or too costly before the space counts as exhausted."""
 FIRST = 5
 """Evaluations that may fail before any succeeds."""
 
@@ -46,7 +46,7 @@ class Phase(Enum):
 
     PROPOSING = "candidates become trials"
     WAITING = "no more candidates until pending ones are done"
-    PAUSED = "the Tune run has had its share; another one goes on"
+    PAUSED = "the Tune run has had its share of candidates; another run continues"
     COMPLETE = "as many architectures are evaluated as were asked for"
     EXHAUSTED = "nothing new and affordable was found, however often it was tried"
     HOPELESS = "so many evaluations failed, or one for such a reason, that more would too"
@@ -62,7 +62,7 @@ class Candidate:
 
 
 class ArchitectureSearcher(Searcher):
-    """Proposes architectures that have not been evaluated, and tells Optuna how they did.
+    """Proposes architectures that have not been evaluated, and reports their results to Optuna.
 
     A proposal that is known already is answered from what is known, one that breaks a bound on its cost
     is answered as infeasible: neither takes a trial. Ray's own ``OptunaSearch`` can do neither, reads
@@ -115,7 +115,7 @@ class ArchitectureSearcher(Searcher):
         self._first = deque([*first, space.largest, space.smallest])
 
     def share(self, candidates: int) -> None:
-        """Propose so many candidates to the Tune run that begins, and then end it; another can go on."""
+        """Limit the Tune run that begins to so many candidates; another run can continue."""
         self._share = candidates
 
     @property
@@ -143,7 +143,7 @@ class ArchitectureSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell Optuna how a candidate did: its values, or that it failed."""
+        """Report a candidate's values, or its failure, to Optuna."""
         candidate = self._pending.pop(trial_id)
         # A sampler may find something new, now that it knows more.
         self._dry = False

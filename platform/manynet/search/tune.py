@@ -31,13 +31,13 @@ def fit(
     """Evaluate what ``searcher`` proposes until it has no more to propose; what evaluators died of is returned.
 
     Args:
-        searcher: proposes, and is told.
+        searcher: proposes candidates and takes their results.
         prepare: called once in each evaluator's process, returns the evaluation.
         ledger: where evaluators write each record before they report it.
         provenance: what decides a score besides the architecture.
         folder: local path or filesystem address; Tune's own state goes to ``search`` in it.
         evaluators: candidates side by side.
-        callbacks: hear of every trial, after the searcher.
+        callbacks: of Tune; called for every trial, after the searcher.
     """
     gate = _gate(min(evaluators, searcher.evaluations - len(searcher.done)))
     trainable = tune.with_parameters(
@@ -71,14 +71,14 @@ def fit(
 
 
 def quiet() -> None:
-    """Keep Tune from repeating what the ledger says, at a cost beyond that of its trials."""
+    """Turn off Tune's own loggers and warnings: the ledger holds all results, and they cost more than trials."""
     # Tune takes both only from the environment. Its loggers would repeat the ledger; and evaluators must resolve
     # relative paths as the driver does.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     # What it cannot save of its own state is no loss: a search resumes from the ledger, which says when it is full.
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
-    # Without its loggers Tune warns of every trial that it knows no metrics of it: the ledger does.
+    # Without its loggers Tune warns that each trial has no metrics. The ledger has them.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)
 

@@ -70,29 +70,29 @@ class SubnetTrainer:
             alone.kind, self.space.digest, self.supernet, alone.arch, self.data.digest, alone.protocol
         )
 
-    def missing(self, wanted: Sequence[Alone]) -> list[Alone]:
-        """Those that are not on record."""
+    def missing(self, requests: Sequence[Alone]) -> list[Alone]:
+        """Requests without a record."""
         done = self.ledger.keys()
-        return [alone for alone in wanted if self.key(alone) not in done]
+        return [alone for alone in requests if self.key(alone) not in done]
 
-    def records(self, wanted: Sequence[Alone], judges: Mapping[Kind, Judge]) -> list[Record]:
-        """The record of each; those that are missing are trained together, then judged one by one.
+    def records(self, requests: Sequence[Alone], judges: Mapping[Kind, Judge]) -> list[Record]:
+        """The record of each request; missing ones are trained together, then judged one by one.
 
         Args:
-            wanted: all with the same ``workers`` and ``threads``.
+            requests: all with the same ``workers`` and ``threads``.
             judges: one for each kind.
 
         Raises:
             TrainingError: as :func:`manynet.training.runs.train_subnets`.
         """
-        missing = self.missing(wanted)
+        missing = self.missing(requests)
         jobs = [training.SubnetJob(self.key(a), a.arch, a.settings, a.weights) for a in missing]
         trained = training.train_subnets(jobs, self.space, self.data, self.folder) if jobs else {}
         for alone in missing:
             subnet = training.load_subnet(self.space, alone.arch, trained[self.key(alone)])
             self.ledger.write(self._record(alone, judges[alone.kind](subnet)))
-        found = {record.key: record for record in self.ledger.read()}
-        return [found[self.key(alone)] for alone in wanted]
+        records = {record.key: record for record in self.ledger.read()}
+        return [records[self.key(alone)] for alone in requests]
 
     def validation(self, subnet: Subnet, batch_size: int) -> dict[str, float]:
         """The task's metrics on the validation split, and the subnet's cost."""

@@ -1,4 +1,4 @@
-"""A plain model on the same split, so that a finalist's metric has something to stand beside."""
+"""Baseline models: logistic regression on the same split, to compare finalists with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from manynet.data import Batch, Data, Features, Images, Split
 from manynet.space.tasks import Task
 
 LARGEST = {Images: 5_000_000, Features: 20_000_000}
-"""Numbers in the training split's inputs beyond which fitting would take longer than it tells."""
+"""Largest training split, in numbers of its inputs, that a baseline is fitted on."""
 LOWEST = -1e9
 
 

@@ -1,4 +1,4 @@
-"""The devices of a study: opened for its search, its finalists and its transfer, and how they are told of."""
+"""Opens and checks the devices of a study's search, finalists and transfer; reads their state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILE = "devices.json"
 
 
 class DevicesError(ManynetError):
-    """A study tells nothing of its devices, or they are too slow for what is asked of them."""
+    """A study has no record of its devices, or they are too slow for its limits."""
 
 
 def check(
@@ -55,7 +55,7 @@ def opened(
     records: Iterable[Record],
     devices: Callable[[Sequence[DeviceName]], list[str]] = sources.measuring,
 ) -> Iterator[Latencies]:
-    """What gives the latencies of a search.
+    """Open the devices of a search; yields the source of its latencies.
 
     Args:
         space: of the subnets.
@@ -75,7 +75,7 @@ def opened(
 
 @contextmanager
 def measuring(space: SearchSpace, network: nn.Module, asked: Sequence[str]) -> Iterator[Measure]:
-    """What measures subnets of a trained supernet on any of the names."""
+    """Measurement function for subnets of a trained supernet on these devices."""
     check(space, asked, SearchSettings())
     with _referred(space, asked) as pool:
 
@@ -102,7 +102,9 @@ def check_limits(latency: Latencies, conditions: Iterable[Condition]) -> None:
         measured = latency.measured(*_untrained(latency.space, latency.space.smallest))
     except MeasurementError as error:
         # Others may be measured all the same: a tool need not know every operator.
-        logger.warning("the smallest subnet tells nothing of the limits on latency: %s", error)
+        logger.warning(
+            "limits on latency are not checked, because the smallest subnet was not measured: %s", error
+        )
         return
     for limit in limits:
         reached = measured[limit.column.removeprefix(LATENCY)].milliseconds
@@ -111,10 +113,10 @@ def check_limits(latency: Latencies, conditions: Iterable[Condition]) -> None:
 
 
 def told(folder: str | Path) -> Sequence[Status]:
-    """How the devices of a study's search are now, or were at its end.
+    """State of the devices of a study's search: the current one, or that at its end.
 
     Raises:
-        DevicesError: when the folder tells nothing of them.
+        DevicesError: when the folder has no record of them.
     """
     address = join(folder, FILE)
     if not exists(address):
@@ -126,7 +128,7 @@ def told(folder: str | Path) -> Sequence[Status]:
 def _referred(
     space: SearchSpace, names: Sequence[str], isolate: bool = False, journal: str | None = None
 ) -> Iterator[DevicePool]:
-    """Devices that are held to the time of one subnet of the space, always the same."""
+    """A pool of devices with a reference subnet of the space, always the same."""
     with DevicePool(names, isolate=isolate, journal=journal) as pool:
         if pool.names:
             pool.refer(*_untrained(space, space.sample(seed=0)))

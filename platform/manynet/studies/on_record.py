@@ -1,4 +1,4 @@
-"""What a study's folder says was asked for, step by step: its ``experiment.yaml``."""
+"""The ``experiment.yaml`` of a study's folder: reads, compares and writes it."""
 
 from __future__ import annotations
 

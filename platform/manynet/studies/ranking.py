@@ -1,4 +1,4 @@
-"""How well supernets rank: anchors trained alone, scored by supernets that were trained in different ways."""
+"""Ranking quality of training strategies: anchors trained alone against their scores in each supernet."""
 
 from __future__ import annotations
 
@@ -209,20 +209,20 @@ def anchors(space: SearchSpace, number: int, seed: int) -> list[Architecture]:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """One honest sentence: which way ranks best, and from which others these anchors cannot tell it."""
+    """One sentence: which way ranks best, and how many others its interval excludes."""
     best = max(rows, key=lambda row: row.tau.tau)
     level = [row for row in rows if row is not best and row.tau.high >= best.tau.low]
     name = f"{best.space}, {best.strategy}, {_tuned(best.finetuned)}"
     if len(level) == len(rows) - 1:
-        return f"{name} has the highest tau, but {best.tau.count} anchors tell it from none of the other ways"
+        return f"{name} has the highest tau, but with {best.tau.count} anchors its interval overlaps all the others"
     return (
-        f"{name} has the highest tau; {best.tau.count} anchors tell it from {len(rows) - 1 - len(level)} "
+        f"{name} has the highest tau; with {best.tau.count} anchors it is distinct from {len(rows) - 1 - len(level)} "
         f"of {len(rows) - 1} other ways"
     )
 
 
 def order(rows: Sequence[Row]) -> str:
-    """One honest sentence: whether what the settings list first, and fine-tuning, rank best, all else being equal."""
+    """One sentence: how often the first strategy, the first space, and fine-tuning rank best, all else being equal."""
     first = rows[0]
     claims = {
         f"{first.strategy} over other strategies": [
@@ -233,14 +233,14 @@ def order(rows: Sequence[Row]) -> str:
         ],
         "fine-tuning over none": [(a, b) for a, b in _differing(rows, "finetuned") if a.finetuned],
     }
-    told = sum(a.tau.low > b.tau.high for pairs in claims.values() for a, b in pairs)
+    distinct = sum(a.tau.low > b.tau.high for pairs in claims.values() for a, b in pairs)
     counts = [
         f"{claim} in {sum(a.tau.tau > b.tau.tau for a, b in pairs)} of {len(pairs)}"
         for claim, pairs in claims.items()
         if pairs
     ]
     total = sum(map(len, claims.values()))
-    return f"pairs that differ in one thing: {', '.join(counts)}; intervals tell {told} of the {total} apart that way"
+    return f"pairs that differ in one thing: {', '.join(counts)}; intervals are disjoint in {distinct} of the {total}"
 
 
 def _differing(rows: Sequence[Row], thing: str) -> list[tuple[Row, Row]]:

@@ -1,4 +1,4 @@
-"""A strategy found on one family, tried on another: default and scaled architecture, trained alike."""
+"""Transfers scaling factors from one family to another: trains its default and its scaled architecture alike."""
 
 from __future__ import annotations
 
@@ -254,10 +254,10 @@ def _found(study: Study, source: Family, key: str | None) -> Record:
             f"search must have evaluated an architecture within {TOLERANCES[-1]:.0%} of the default's "
             f"{budget:,} multiply-adds, but none of {len(records)} is; give search constraints on macs"
         )
-    # Small validation splits give many the same accuracy: the loss tells them apart.
+    # Many architectures have the same accuracy on a small validation split; the loss orders them.
     return max(inside, key=lambda r: (r.metrics[metric], -r.metrics.get("loss", 0.0), r.key))
 
 
 def _identity(entry: Mapping[str, Any]) -> list[Any]:
-    """What tells one comparison from another."""
+    """Identity of a comparison."""
     return [entry["strategy"], entry["default"]["keys"], entry["scaled"]["keys"]]

@@ -16,7 +16,7 @@ class Definition:
         name: as Ray takes it; Ray exports it as ``ray_<name>``.
         kind: a counter only grows.
         description: what it counts, with its unit.
-        tags: labels that tell its series apart, besides Ray's own.
+        tags: labels of its series, besides Ray's own.
     """
 
     name: str
@@ -58,9 +58,9 @@ MEASURED = Definition(
     "manynet_device_measurements", "gauge", "Networks that a device's actor measured.", DEVICE
 )
 STEP = Definition("manynet_training_step", "gauge", "Optimizer steps done.", ("network",))
-LOSS = Definition("manynet_training_loss", "gauge", "Loss of the last step told.", ("network",))
+LOSS = Definition("manynet_training_loss", "gauge", "Loss of the last logged step.", ("network",))
 RATE_OF_LEARNING = Definition(
-    "manynet_learning_rate", "gauge", "Learning rate of the last step told.", ("network",)
+    "manynet_learning_rate", "gauge", "Learning rate of the last logged step.", ("network",)
 )
 
 ALL = (

@@ -63,7 +63,7 @@ class SearchStatus(BaseModel):
 
 
 def read(folder: str) -> SearchStatus | None:
-    """What a study's folder says of its search; None where there is nothing yet.
+    """The search status in a study's folder; None where there is none yet.
 
     Raises:
         StorageError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""Checkpoints that can be told whole from damaged, and files that appear whole or not at all.
+"""Checkpoints with a manifest: incomplete ones are ignored, damaged ones are reported.
 
 A checkpoint is a folder ``<root>/<run>/<job>-step-<n>`` with the state and a manifest of its digest and
 size. The manifest is written last, so a folder without one is a write that was cut off and is passed
@@ -87,7 +87,7 @@ def save(folder: str, state: Mapping[str, Any], identity: Mapping[str, Any]) -> 
         try:
             torch.save(dict(state), cast(IO[bytes], hashing))
         except RuntimeError:
-            # PyTorch tells that it got no further, not why.
+            # PyTorch reports that writing failed, not why.
             if hashing.error is not None:
                 raise hashing.error from None
             raise

@@ -48,7 +48,7 @@ class Job:
         name: unique among the jobs of a run; names checkpoints.
         folder: address that gets weights, curves and result.
         settings: how it is trained.
-        identity: what its result depends on, to tell whether an earlier one may be taken for it.
+        identity: what its result depends on; an earlier result with the same identity is reused.
         arch: of the subnet; None is the supernet itself.
         weights: address of supernet weights to start from; None is random weights from ``settings.seed``.
     """
@@ -218,9 +218,9 @@ class Training:
         step = self.learner.step
         rate = learning_rate(step - 1, self.job.settings)
         # Other losses are of one step; their mean is not known.
-        told = {name: float(value) for name, value in logged.items() if not name.endswith("loss")}
+        extra = {name: float(value) for name, value in logged.items() if not name.endswith("loss")}
         self.rows.append(
-            {"step": step, "loss": float(loss), "learning_rate": rate, **told, **self._metrics()}
+            {"step": step, "loss": float(loss), "learning_rate": rate, **extra, **self._metrics()}
         )
         found = self.learner.strategy.found()
         if found is not None:

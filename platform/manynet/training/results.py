@@ -1,4 +1,4 @@
-"""What finished training leaves, and whether it is what was asked for."""
+"""Results of finished training, and the check that they belong to the settings asked for."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def identity(
     arch: Architecture | None = None,
     weights: str | None = None,
 ) -> dict[str, Any]:
-    """All that decides a result, as JSON values."""
+    """Identity of a training: all that decides its result, as JSON values."""
     architecture = None if arch is None else dict(arch)
     return {
         **{f"train.{name}": value for name, value in settings.fixed.items()},

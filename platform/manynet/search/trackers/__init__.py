@@ -1,4 +1,4 @@
-"""Trackers of experiments: MLflow and Weights & Biases hear of each candidate, through Tune's own callbacks."""
+"""Experiment trackers: MLflow and Weights & Biases log each candidate through Tune's own callbacks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TrackerError(ManynetError):
 
 
 def check(trackers: Sequence[str]) -> None:
-    """Refuse trackers that could not be told of a search, before anything expensive starts.
+    """Refuse trackers that cannot be reached, before anything expensive starts.
 
     An MLflow database that is not there yet is made; a key for Weights & Biases is shown to its server.
 
@@ -44,7 +44,7 @@ def check(trackers: Sequence[str]) -> None:
 
 
 def callbacks(trackers: Sequence[str], study: str) -> list[tune.Callback]:
-    """What tells the trackers of a search, for ``tune.RunConfig``.
+    """Tune callbacks that log candidates to the trackers of a search.
 
     Each candidate is a run: its architecture are parameters, its metrics those of the ledger. Runs of one study are
     together, also those of a search that was resumed: in MLflow by the experiment, in Weights & Biases by the group,

@@ -1,4 +1,4 @@
-"""What a tracker is told of a candidate, from Tune's trial of it."""
+"""Reads metrics and failures of a candidate from Tune's result, for trackers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader of a transfer study must know besides its figures, a line each."""
+"""Notes of a transfer study: coverage, failures and doubts, one line each."""
 
 from __future__ import annotations
 

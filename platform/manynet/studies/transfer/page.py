@@ -1,4 +1,4 @@
-"""The page of a transfer study: what it says, its tables and its picture."""
+"""The page of a transfer study: verdict, tables and figures."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ Open = Callable[[Sequence[str]], AbstractContextManager[Measure]]
 
 
 class Published(BaseModel):
-    """What a folder of published latencies says of itself.
+    """Description of a folder of published latencies.
 
     Attributes:
         name: of the table.

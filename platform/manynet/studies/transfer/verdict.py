@@ -1,4 +1,4 @@
-"""What a transfer study says, in two sentences that its figures support."""
+"""The verdict of a transfer study, in two sentences."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def reading(transfer: Transfer) -> str:
 def verdict(tau: RankingQuality | None) -> str:
     """What an interval supports, as a phrase that a list of devices follows."""
     if tau is None or tau.count < FEWEST_CONVINCING:
-        return "has too few members to tell its order on"
+        return "has too few members to compare its order on"
     if tau.low >= KEPT:
         return "keeps its order on"
     if tau.low > 0 and tau.high < LITTLE:
         return "keeps little of its order on"
     if tau.low > 0:
         return f"keeps {'part' if tau.high < KEPT else 'at least part'} of its order on"
-    return "reverses its order on" if tau.high < 0 else "shows no order that could be told from chance on"
+    return "reverses its order on" if tau.high < 0 else "shows no order that is distinct from chance on"
 
 
 def points(metric: str, value: float | None) -> str:
@@ -70,7 +70,7 @@ def _losses(transfer: Transfer, metric: str) -> str:
     compared = [(one.device, one.loss) for one in transfer.targets if one.loss and one.loss.reached]
     found = f"the front found on {transfer.source}"
     if not compared:
-        return f"No loss can be told: {found} is slower than every member of each device's own front."
+        return f"No loss is known: {found} is slower than every member of each device's own front."
     if not any(loss.largest for _, loss in compared):
         names = [name for name, _ in compared]
         costs = f"nothing on {_joined(names) if len(names) <= NAMED else f'{len(names)} devices'}"
