@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from manynet.storage import StorageError, read_json
+from manynet.telemetry.progress_bar import ProgressBar
 
 logger = logging.getLogger(__name__)
 Show = Callable[[Mapping[str, Any]], None]
@@ -27,10 +27,9 @@ def training_bar(address: str, console: Console | None = None) -> Iterator[None]
 
     A thread reads it, so that the main thread can wait for Ray and still hear Ctrl-C.
     """
-    console = console or Console(stderr=True)
-    with _bar(console) if console.is_terminal else nullcontext(_log) as show:
+    with ProgressBar("train", status="starting workers", console=console) as bar:
+        show, seconds = (_drawn(bar), _SECONDS_BETWEEN) if bar.on_terminal else (_log, _SECONDS_BETWEEN_LINES)
         ended = threading.Event()
-        seconds = _SECONDS_BETWEEN if console.is_terminal else _SECONDS_BETWEEN_LINES
         follower = threading.Thread(target=_follow, args=(address, show, ended, seconds), daemon=True)
         follower.start()
         try:
@@ -60,20 +59,8 @@ def _follow(address: str, show: Show, ended: threading.Event, seconds: float) ->
             last = content
 
 
-@contextmanager
-def _bar(console: Console) -> Iterator[Show]:
-    columns = (
-        TextColumn("train"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=None, status="starting workers")
-        yield lambda content: bar.update(
-            task, completed=content["step"], total=content["steps"], status=status(content)
-        )
+def _drawn(bar: ProgressBar) -> Show:
+    return lambda content: bar.update(content["step"], content["steps"], status(content))
 
 
 def _log(content: Mapping[str, Any]) -> None:
