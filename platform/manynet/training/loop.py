@@ -32,8 +32,9 @@ from manynet.space.evaluation import calibrated, has_batch_norm, score_rows
 from manynet.space.search_space import SearchSpace
 from manynet.space.subnet import Subnet, extract
 from manynet.storage import join, locate, read_bytes, write_bytes
+from manynet.telemetry import training_status
 from manynet.training import checkpoints as checkpoint
-from manynet.training.log import PROGRESS, TrainingLog
+from manynet.training.log import TrainingLog
 
 WEIGHTS, RESULT, CHECKPOINTS = "weights.safetensors", "result.json", "checkpoints"
 _EVALUATION_BATCH = 256
@@ -130,14 +131,16 @@ class Training:
         self.rows: list[dict[str, float]] = []
         self._losses: list[torch.Tensor] = []
         self._started = time.monotonic()
-        about = {
+        about: training_status.TrainedNetwork = {
             "job": job.name,
             "number": work.jobs.index(job),
             "jobs": len(work.jobs),
             "steps": settings.steps,
             "metric": work.space.task.metric,
         }
-        self._log = TrainingLog(job.folder, join(work.folder, PROGRESS), about, silent=worker.rank > 0)
+        self._log = TrainingLog(
+            job.folder, join(work.folder, training_status.FILE), about, silent=worker.rank > 0
+        )
 
     def run(self) -> None:
         """Train from the newest checkpoint, or from the start, to the result."""

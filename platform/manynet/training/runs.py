@@ -31,9 +31,10 @@ from manynet.learning.fused_tables import check_installed
 from manynet.learning.strategy import TrainingError, load_strategy
 from manynet.space.search_space import Architecture, SearchSpace
 from manynet.storage import absolute, exists, join, locate, read_bytes, read_json, unwritable
+from manynet.telemetry import training_status
 from manynet.training import checkpoints as checkpoint
 from manynet.training import loop as training_loop
-from manynet.training.log import CURVES, PROGRESS
+from manynet.training.log import CURVES
 from manynet.training.loop import CHECKPOINTS, RESULT, Job, Work, load_weights
 from manynet.training.progress import training_bar
 from manynet.training.results import (
@@ -211,7 +212,7 @@ def _run(work: Work) -> None:
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with training_bar(join(work.folder, PROGRESS)), _interrupt_handler_kept():
+    with training_bar(join(work.folder, training_status.FILE)), _interrupt_handler_kept():
         try:
             trainer.fit()
         except TrainingFailedError as error:
