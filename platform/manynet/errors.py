@@ -60,6 +60,11 @@ class InvalidValue(NamedTuple):
         return f"{key}: {rule}{value}" if key else f"{rule}{value}"
 
 
+def first_line(error: BaseException) -> str:
+    """First line of what an error says; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _shortened(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from manynet.devices.actor import Description
 from manynet.devices.cores import beside
 from manynet.devices.drift import DriftRules
-from manynet.devices.errors import DeviceError, DeviceLostError, first_line
+from manynet.devices.errors import DeviceError, DeviceLostError, typed_line
 from manynet.devices.journal import Status
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
@@ -165,7 +165,7 @@ def _answer(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayActorError as error:
-        raise DeviceLostError(f"the device service must answer, but got {first_line(error)}") from None
+        raise DeviceLostError(f"the device service must answer, but got {typed_line(error)}") from None
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ManynetError):
             raise error.cause from None

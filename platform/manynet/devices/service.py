@@ -17,7 +17,7 @@ import ray
 
 from manynet.devices.actor import Description
 from manynet.devices.drift import DriftRules
-from manynet.devices.errors import DeviceError, DeviceLostError, MeasurementError, first_line
+from manynet.devices.errors import DeviceError, DeviceLostError, MeasurementError, typed_line
 from manynet.devices.exported import Exported
 from manynet.devices.journal import Journal, Status
 from manynet.devices.lease import Lease
@@ -218,7 +218,7 @@ class DeviceService:
                 except ActorDiedError:
                     await station.revive()
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for this station
-            station.lose(str(error) if isinstance(error, DeviceError) else first_line(error))
+            station.lose(str(error) if isinstance(error, DeviceError) else typed_line(error))
             if kind.lost:
                 kind.line.refuse(kind.lost)
 
@@ -249,7 +249,7 @@ class DeviceService:
                 job.answer.set_exception(MeasurementError(rule))
             raise
         except Exception as error:
-            job.answer.set_exception(MeasurementError(f"{kind.name} could not measure: {first_line(error)}"))
+            job.answer.set_exception(MeasurementError(f"{kind.name} could not measure: {typed_line(error)}"))
             raise
 
     async def _look_for_more(self) -> None:

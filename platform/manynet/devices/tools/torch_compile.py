@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manynet.devices.errors import MeasurementError, first_line
+from manynet.devices.errors import MeasurementError, typed_line
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing, time_run
 from manynet.devices.tools._base import Tool
@@ -58,7 +58,7 @@ class TorchCompile(Tool):
 
             run()
         except Exception as error:  # noqa: BLE001 - compilers fail in any way
-            raise MeasurementError(f"torch.compile failed: {first_line(error)}") from None
+            raise MeasurementError(f"torch.compile failed: {typed_line(error)}") from None
         return lambda: time_run(run)
 
 
