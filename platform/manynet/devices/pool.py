@@ -22,7 +22,7 @@ from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
 from manynet.devices.name import DeviceName
 from manynet.devices.placement import service_options, this_node
-from manynet.devices.service import DeviceService, Plan
+from manynet.devices.service import DeviceService, ServicePlan
 from manynet.devices.station import Inputs
 from manynet.devices.tools import tool_of
 from manynet.errors import ManynetError
@@ -68,7 +68,7 @@ class DevicePool:
         self._service: ActorProxy[DeviceService] | None = None
         self._measuring: frozenset[str] = frozenset()
         if parsed:
-            self._service = _serve(Plan(parsed, this_node(), self._cores, journal, drift))
+            self._service = _serve(ServicePlan(parsed, this_node(), self._cores, journal, drift))
             try:
                 self.descriptions = _answer(self._service.start.remote())
             except DeviceError:
@@ -154,7 +154,7 @@ def running() -> list[Status]:
     return found
 
 
-def _serve(plan: Plan) -> ActorProxy[DeviceService]:
+def _serve(plan: ServicePlan) -> ActorProxy[DeviceService]:
     named = {"name": f"{PREFIX}{uuid4().hex[:8]}", "namespace": NAMESPACE}
     actor_class = ray.remote(DeviceService)
     return actor_class.options(num_cpus=0, **named, **service_options(plan.home)).remote(plan)

@@ -18,7 +18,7 @@ import ray
 from manynet.devices.actor import Description
 from manynet.devices.drift import DriftRules
 from manynet.devices.errors import DeviceError, DeviceLostError, MeasurementError, typed_line
-from manynet.devices.exported import Exported
+from manynet.devices.exported import DeviceMetrics
 from manynet.devices.journal import Journal, Status
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
@@ -33,7 +33,7 @@ POLL_SECONDS = 0.5
 
 
 @dataclass
-class Job:
+class MeasurementRequest:
     """A network that waits to be measured."""
 
     inputs: Inputs
@@ -45,15 +45,15 @@ class Line:
     """Jobs in the order they came; one that was given back is the next."""
 
     def __init__(self) -> None:
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[MeasurementRequest] = deque()
         self._arrived = asyncio.Condition()
 
-    async def put(self, job: Job, first: bool = False) -> None:
+    async def put(self, job: MeasurementRequest, first: bool = False) -> None:
         async with self._arrived:
             (self._jobs.appendleft if first else self._jobs.append)(job)
             self._arrived.notify()
 
-    async def take(self) -> Job:
+    async def take(self) -> MeasurementRequest:
         async with self._arrived:
             await self._arrived.wait_for(lambda: self._jobs)
             return self._jobs.popleft()
@@ -89,7 +89,7 @@ class Kind:
         return all(other is station or other.state != "in service" for other in self.stations)
 
 
-class Plan(NamedTuple):
+class ServicePlan(NamedTuple):
     """What a service is made for.
 
     Attributes:
@@ -115,7 +115,7 @@ class DeviceService:
     are taken in.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ServicePlan) -> None:
         self._plan = plan
         self._written = Journal() if plan.journal is None else Journal.read(plan.journal)
         before = self._written.references
@@ -123,7 +123,7 @@ class DeviceService:
         self._earlier = [status.ended for status in self._written.devices if status.measured or status.deaths]
         self._kinds = {str(name): Kind(name, first=before.get(str(name))) for name in plan.names}
         self._reference: Inputs | None = None
-        self._exported = Exported()
+        self._exported = DeviceMetrics()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -157,7 +157,7 @@ class DeviceService:
         kind = self._kinds[name]
         if kind.lost:
             raise kind.lost
-        job = Job(inputs, asyncio.get_running_loop().create_future())
+        job = MeasurementRequest(inputs, asyncio.get_running_loop().create_future())
         await kind.line.put(job)
         return await job.answer
 
@@ -235,7 +235,7 @@ class DeviceService:
         await station.check(reference)
         kind.first = station.drift.first
 
-    async def _do(self, kind: Kind, station: Station, job: Job) -> None:
+    async def _do(self, kind: Kind, station: Station, job: MeasurementRequest) -> None:
         try:
             job.answer.set_result(await station.measure(job.inputs))
         except MeasurementError as error:

@@ -34,7 +34,7 @@ from manynet.search.monitor import monitored
 from manynet.search.progress import Progress
 from manynet.search.scoring import Lease, Measure, Scoring
 from manynet.search.searcher import ASKS, DRAWS, STEPS, ArchitectureSearcher
-from manynet.search.tally import Plan
+from manynet.search.tally import SearchPlan
 from manynet.space.search_space import Architecture, SearchSpace
 from manynet.space.tasks import Task
 from manynet.storage import absolute
@@ -138,7 +138,7 @@ def run(
         first=first,
     )
     counts = (settings.evaluations, settings.evaluators)
-    plan = Plan(absolute(folder), space.name, objectives, conditions, *counts)
+    plan = SearchPlan(absolute(folder), space.name, objectives, conditions, *counts)
     earlier = [Member(architecture=dict(r.architecture), metrics=dict(r.metrics)) for r in records]
     errors: list[BaseException] = []
     with (
@@ -231,7 +231,7 @@ def _check_cost(space: SearchSpace, condition: Condition) -> None:
         )
 
 
-def _columns(plan: Plan, task: Task) -> list[str]:
+def _columns(plan: SearchPlan, task: Task) -> list[str]:
     """Columns of an evaluation that people are told of."""
     asked = [*(o.column for o in plan.objectives), *(c.column for c in plan.conditions)]
     return list(dict.fromkeys([*asked, *task.columns, *COST]))

@@ -42,7 +42,7 @@ _CALIBRATION_BATCHES = 8
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """One network to train.
 
     Attributes:
@@ -81,7 +81,7 @@ class Work:
 
     space: SearchSpace
     data: Data
-    jobs: Sequence[Job]
+    jobs: Sequence[TrainingJob]
     folder: str
     validation_examples: int
 
@@ -117,7 +117,7 @@ class Training:
             watched.
     """
 
-    def __init__(self, job: Job, work: Work, worker: Worker) -> None:
+    def __init__(self, job: TrainingJob, work: Work, worker: Worker) -> None:
         self.job, self.work, self.worker = job, work, worker
         settings = job.settings
         strategy = load_strategy(settings.strategy, settings.strategy_options, job.trains)
@@ -295,7 +295,7 @@ class HeldOut:
         return next(self._batches)
 
 
-def initial_network(space: SearchSpace, job: Job) -> nn.Module:
+def initial_network(space: SearchSpace, job: TrainingJob) -> nn.Module:
     """The network a job starts from, on the CPU."""
     torch.manual_seed(job.settings.seed)
     supernet = space.build()

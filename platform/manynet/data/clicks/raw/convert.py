@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from manynet.data.base import DataError
 from manynet.data.clicks.raw.avazu import avazu_layout
-from manynet.data.clicks.raw.bad_row_policy import Piece, Tally
+from manynet.data.clicks.raw.bad_row_policy import BadRowPolicy, Piece
 from manynet.data.clicks.raw.bad_rows import Faults
 from manynet.data.clicks.raw.columnar import batches
 from manynet.data.clicks.raw.criteo import criteo_layout
@@ -76,11 +76,11 @@ def convert(
     if piece_bytes < 1:
         raise DataError(f"piece_bytes must be at least 1, but got {piece_bytes}")
     check_folder(folder)
-    tally = Tally(skip_bad)
-    files, layout = _open(source, table_rows, tokens, tally, bar)
+    policy = BadRowPolicy(skip_bad)
+    files, layout = _open(source, table_rows, tokens, policy, bar)
     clear_folder(folder)
     writers = [SplitWriter(join(folder, name), layout.features) for name in SPLITS]
-    _copy(files, layout, piece_bytes, tally, seed, writers, bar)
+    _copy(files, layout, piece_bytes, policy, seed, writers, bar)
     for writer in writers:
         writer.close()
     schema = Schema(
@@ -91,7 +91,7 @@ def convert(
         seed=seed,
         rows={name: writer.rows for name, writer in zip(SPLITS, writers, strict=True)},
         positives={name: writer.positives for name, writer in zip(SPLITS, writers, strict=True)},
-        dropped=dict(sorted(tally.dropped.items())),
+        dropped=dict(sorted(policy.dropped.items())),
         digest=_digest(layout.features, writers),
     )
     _check(schema)
@@ -100,7 +100,7 @@ def convert(
 
 
 def _open(
-    source: str, table_rows: int | None, tokens: bool, tally: Tally, bar: ReadingBar
+    source: str, table_rows: int | None, tokens: bool, policy: BadRowPolicy, bar: ReadingBar
 ) -> tuple[list[RawFile], Layout]:
     kind, _, path = source.partition(":")
     if tokens and kind != "kdd":
@@ -110,7 +110,7 @@ def _open(
     if path and kind == "avazu":
         return find_files(path), avazu_layout(table_rows)
     if path and kind == "kdd":
-        return kdd_files(path), kdd_layout(path, table_rows, tokens, tally, bar)
+        return kdd_files(path), kdd_layout(path, table_rows, tokens, policy, bar)
     if path and kind == "schema":
         declared = read_declaration(path)
         files = declared_files(path, declared)
@@ -122,7 +122,7 @@ def _copy(
     files: list[RawFile],
     layout: Layout,
     piece_bytes: int,
-    tally: Tally,
+    policy: BadRowPolicy,
     seed: int,
     writers: list[SplitWriter],
     bar: ReadingBar,
@@ -133,7 +133,7 @@ def _copy(
     with bar("converting", size) as show, ThreadPoolExecutor(_THREADS) as pool:
         for piece, done, result in _submitted(pool, files, layout, piece_bytes):
             examples, faults = result.result()
-            tally.add(piece, len(examples.labels), faults)
+            policy.add(piece, len(examples.labels), faults)
             for writer, rows in zip(writers, stratifier.deal(examples.labels), strict=True):
                 writer.add(examples, rows)
             show(done)
