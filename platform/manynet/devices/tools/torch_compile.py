@@ -17,7 +17,7 @@ from manynet.devices.errors import MeasurementError, typed_line
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing, time_run
 from manynet.devices.tools._base import Tool
-from manynet.devices.tools.torch_network import placed
+from manynet.devices.tools.torch_network import placed, warmed
 
 OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     "compile_threads": 1
@@ -50,13 +50,7 @@ class TorchCompile(Tool):
     ) -> Callable[[], Timing]:
         network, inputs = placed(subnet, example, name, "cpu")
         try:
-            graph = compiled(network, inputs)
-
-            @torch.inference_mode()
-            def run() -> None:
-                graph(*inputs)
-
-            run()
+            run = warmed(compiled(network, inputs), inputs)
         except Exception as error:  # noqa: BLE001 - compilers fail in any way
             raise MeasurementError(f"torch.compile failed: {typed_line(error)}") from None
         return lambda: time_run(run)
