@@ -15,11 +15,16 @@ from typing import Any, NamedTuple
 import torch
 from ray import tune
 from torch import nn
-from torch.nn import functional as F
 
 import manynet as mn
 from manynet import elastic
-from manynet.search_spaces.vit import grid_of, initialise, square_image, versioned_attention
+from manynet.search_spaces.transformer_parts import (
+    Block,
+    grid_of,
+    initialise,
+    square_image,
+    versioned_attention,
+)
 
 
 class Stage(NamedTuple):
@@ -87,36 +92,6 @@ def _softmax(*parts: torch.Tensor) -> torch.Tensor:
     return elastic.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
-class Block(nn.Module):
-    """Pre-norm transformer block; arguments are largest sizes."""
-
-    def __init__(
-        self,
-        width: int,
-        features: int,
-        hidden: int,
-        heads: int = 1,
-        attention: Sequence[str] = ("softmax",),
-        angular: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.norm1 = elastic.LayerNorm(width)
-        self.attention = Attention(width, features, heads, attention, angular)
-        self.norm2 = elastic.LayerNorm(width)
-        self.expand = elastic.Linear(width, hidden)
-        self.project = elastic.Linear(hidden, width)
-
-    def forward(
-        self, x: torch.Tensor, heads: int, head_dim: int, mlp_ratio: float, attention: str | None = None
-    ) -> torch.Tensor:
-        """Map tokens ``(B, N, width)`` to ``(B, N, width)``; the width is the input's."""
-        width = x.shape[-1]
-        x = x + self.attention(self.norm1(x), heads, head_dim, attention)
-        hidden = F.gelu(self.expand(self.norm2(x), out_features=int(width * mlp_ratio)))
-        output: torch.Tensor = x + self.project(hidden, out_features=width)
-        return output
-
-
 class Pool(nn.Module):
     """Halves the sides of the token grid and doubles the channels, those of the class token too.
 
@@ -177,7 +152,9 @@ class PoolingTransformer(mn.Supernet):
         self.positions = elastic.PositionEmbedding(width, grid)
         self.stages = nn.ModuleList(
             nn.ModuleList(
-                Block(wide, heads * head_dim, int(wide * mlp_ratio), heads, attention, options)
+                Block(
+                    Attention(wide, heads * head_dim, heads, attention, options), wide, int(wide * mlp_ratio)
+                )
                 for heads in [max(stage.heads)] * max(stage.depth)
             )
             for wide, stage in zip(widths, stages, strict=True)

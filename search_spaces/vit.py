@@ -11,7 +11,6 @@ of 2. In all three the largest subnet has softmax in every block, the smallest l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from statistics import fmean
@@ -20,40 +19,11 @@ from typing import Any
 import torch
 from ray import tune
 from torch import nn
-from torch.nn import functional as F
 
 import manynet as mn
 from manynet import elastic
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block; arguments are those of :class:`VisionTransformer`."""
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        head_dim: int,
-        hidden: int,
-        attention: Sequence[str] = ("softmax",),
-        angular: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.norm1 = elastic.LayerNorm(width)
-        self.attention = elastic.Attention(width, heads, head_dim, kinds=attention, angular=angular)
-        self.norm2 = elastic.LayerNorm(width)
-        self.expand = elastic.Linear(width, hidden)
-        self.project = elastic.Linear(hidden, width)
-
-    def forward(
-        self, x: torch.Tensor, heads: int, mlp_ratio: float, attention: str | None = None
-    ) -> torch.Tensor:
-        """Map tokens ``(B, N, width)`` to ``(B, N, width)``; the width is the input's."""
-        width = x.shape[-1]
-        x = x + self.attention(self.norm1(x), heads=heads, kind=attention)
-        hidden = F.gelu(self.expand(self.norm2(x), out_features=int(width * mlp_ratio)))
-        output: torch.Tensor = x + self.project(hidden, out_features=width)
-        return output
+from manynet.search_spaces.token_grids import AttentionMaps, TokenGrids  # noqa: F401 - vit's public names
+from manynet.search_spaces.transformer_parts import Block, initialise, square_image, versioned_attention
 
 
 class VisionTransformer(mn.Supernet):
@@ -98,7 +68,8 @@ class VisionTransformer(mn.Supernet):
         self.positions = elastic.PositionEmbedding(width, grid, prefix_tokens=1)
         options = {**(angular or {}), "prefix_tokens": 1}
         self.blocks = nn.ModuleList(
-            Block(width, heads, head_dim, hidden, attention, options) for _ in range(depth)
+            Block(elastic.Attention(width, heads, head_dim, kinds=attention, angular=options), width, hidden)
+            for _ in range(depth)
         )
         self.norm = elastic.LayerNorm(width)
         self.head = elastic.Linear(width, classes)
@@ -130,104 +101,6 @@ class VisionTransformer(mn.Supernet):
         prefix = f"block{index}." if self.per_block else ""
         options = {"heads": arch[f"{prefix}heads"], "mlp_ratio": arch[f"{prefix}mlp_ratio"]}
         return options | ({"attention": arch[f"block{index}.attention"]} if len(self.attention) > 1 else {})
-
-
-class TokenGrids(mn.Supernet):
-    """The token grids of a vision transformer after chosen depths, as features for detection and the like.
-
-    It holds the network itself, so both train the same weights, and it is extracted and exported as the network is;
-    blocks behind the deepest grid, and the head, are then left out. Of a trained subnet, take its ``network``.
-
-    Args:
-        network: with ``states(x, arch)``, the tokens after each block.
-        depths: numbers of blocks, counted from the image.
-
-    Raises:
-        ChoiceError: for no depth, or one below 1.
-    """
-
-    def __init__(self, network: nn.Module, depths: Sequence[int]) -> None:
-        super().__init__()
-        self.network = network
-        self.depths = _checked_depths(depths)
-
-    def forward(self, x: torch.Tensor, arch: mn.Architecture) -> tuple[torch.Tensor, ...]:
-        """Map square images ``(B, C, H, H)`` to a grid ``(B, width, h, h)`` for each depth, not normalised.
-
-        Raises:
-            ChoiceError: for a depth that the architecture does not have.
-        """
-        states = enumerate(_states(self.network, x, arch, max(self.depths)), 1)
-        grids = {depth: grid_of(tokens) for depth, tokens in states if depth in self.depths}
-        return tuple(grids[wanted] for wanted in self.depths)
-
-
-class AttentionMaps(mn.Supernet):
-    """The attention maps of a vision transformer at chosen depths: which token looks at which.
-
-    It holds the network itself, as :class:`TokenGrids` does, and is extracted and exported like it.
-
-    Args:
-        network: with ``states(x, arch)``, the tokens after each block, whose attention is softmax.
-        depths: of the maps, in their order; 1 is the first block.
-
-    Raises:
-        ChoiceError: for depths that no network has, or a network that may choose linear-angular attention, which
-            has no maps.
-    """
-
-    def __init__(self, network: nn.Module, depths: Sequence[int]) -> None:
-        super().__init__()
-        self.network = network
-        self.depths = _checked_depths(depths)
-        for name, module in network.named_modules():
-            if isinstance(module, elastic.LinearAngularAttention):
-                raise elastic.ChoiceError(
-                    f"attention must be softmax in every block whose maps are asked for, "
-                    f"but {name.removesuffix('.angular')} may be linear-angular"
-                )
-
-    def forward(self, x: torch.Tensor, arch: mn.Architecture) -> tuple[torch.Tensor, ...]:
-        """Map square images ``(B, C, H, H)`` to a map ``(B, heads, N, N)`` for each depth, whose rows sum to 1.
-
-        Raises:
-            ChoiceError: for a depth that the architecture does not have.
-        """
-        with elastic.attention_maps() as maps:
-            for _ in _states(self.network, x, arch, max(self.depths)):
-                pass
-        return tuple(maps[depth - 1] for depth in self.depths)
-
-
-def _checked_depths(depths: Sequence[int]) -> tuple[int, ...]:
-    if not depths or min(depths) < 1:
-        raise elastic.ChoiceError(f"depths must be one or more integers of at least 1, but got {depths!r}")
-    return tuple(depths)
-
-
-def _states(network: nn.Module, x: torch.Tensor, arch: mn.Architecture, depth: int) -> Iterator[torch.Tensor]:
-    """Tokens after each of the first ``depth`` blocks; the others do not run."""
-    count = 0
-    for count, tokens in enumerate(network.states(x, arch), 1):  # type: ignore[operator]
-        yield tokens
-        if count == depth:
-            return
-    raise elastic.ChoiceError(f"depths must be at most the blocks, {count}, but got {depth}")
-
-
-def grid_of(tokens: torch.Tensor) -> torch.Tensor:
-    """Tokens ``(B, 1 + h * h, width)``, the class token first, as a grid ``(B, width, h, h)`` without it."""
-    batch, count, width = tokens.shape
-    side = math.isqrt(count - 1)
-    return tokens[:, 1:].transpose(1, 2).reshape(batch, width, side, side)
-
-
-def initialise(module: nn.Module) -> None:
-    """Draw the weights of a fully connected layer."""
-    if isinstance(module, elastic.Linear):
-        # As the first vision transformers (arXiv 2010.11929): a fixed small scale would slow narrow nets down.
-        nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
 
 
 def space(
@@ -309,29 +182,6 @@ def space(
         input_shape=partial(square_image, channels),
         version=version,
     )
-
-
-def versioned_attention(
-    attention: Sequence[str], angular: Mapping[str, Any] | None
-) -> tuple[tuple[str, ...], str]:
-    """Kinds of attention, and the version of a space that has them: what of its networks no choice tells.
-
-    Raises:
-        ChoiceError: for a kind, or an option of linear-angular attention, that there is not.
-    """
-    kinds = elastic.attention_kinds(attention)
-    if "linear-angular" not in kinds:
-        return kinds, "1"
-    # Made and dropped, so that a wrong option is told here and not when a network is made.
-    elastic.LinearAngularAttention(1, 1, **(angular or {}))
-    return kinds, ", ".join(
-        ["1", *kinds, *(f"{key} {value}" for key, value in sorted((angular or {}).items()))]
-    )
-
-
-def square_image(channels: int, arch: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Shape of one image at the architecture's resolution."""
-    return channels, arch["resolution"], arch["resolution"]
 
 
 def scales(arch: Mapping[str, Any]) -> dict[str, float]:

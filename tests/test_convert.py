@@ -30,6 +30,7 @@ from manynet.data.clicks.raw.stratify import Stratifier
 from manynet.data.clicks.schema import read_schema
 from manynet.data.hashing import hash_texts, text_ids
 from manynet.data.raw_files import RawFile
+from manynet.telemetry.progress_bar import reading_bar
 
 SPLITS = ("train", "validation", "test")
 TEXT = "label\tprice\tcolour\n"
@@ -928,15 +929,15 @@ def test_progress_is_only_for_terminals(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = small_log(tmp_path, small_text())
-    convert(source, f"{tmp_path}/quiet")
+    convert(source, f"{tmp_path}/quiet", bar=reading_bar)
     assert capfd.readouterr() == ("", "")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    convert(source, f"{tmp_path}/shown")
+    convert(source, f"{tmp_path}/shown", bar=reading_bar)
     shown = capfd.readouterr()
     assert "converting" in shown.err and not shown.out
 
 
-def test_progress_counts_the_bytes_of_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_the_bytes_of_all_files(tmp_path: Path) -> None:
     shown: list[int] = []
     sizes: list[int] = []
 
@@ -945,10 +946,9 @@ def test_progress_counts_the_bytes_of_all_files(tmp_path: Path, monkeypatch: pyt
         sizes.append(size)
         yield shown.append
 
-    monkeypatch.setattr(driver, "reading_bar", bar)
     text = lines_of(criteo_rows())
     for name in ("a", "b.gz"):
         write(tmp_path / name, text)
     total = (tmp_path / "a").stat().st_size + (tmp_path / "b.gz").stat().st_size
-    convert(f"criteo:{tmp_path}", f"{tmp_path}/out", piece_bytes=3000)
+    convert(f"criteo:{tmp_path}", f"{tmp_path}/out", piece_bytes=3000, bar=bar)
     assert shown == sorted(shown) and len(set(shown)) > 5 and sizes == [total] and shown[-1] == total

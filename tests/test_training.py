@@ -21,8 +21,8 @@ from manynet.config.settings import TrainSettings
 from manynet.learning.strategy import TrainingError
 from manynet.search_spaces.vit import tiny
 from manynet.space.evaluation import score
+from manynet.telemetry.training_status import line as status
 from manynet.training import checkpoints as checkpoint
-from manynet.training.progress import status
 from manynet.training.runs import SubnetJob, load_subnet, load_weights, train_subnets, train_supernet
 
 STEPS = 60

@@ -31,8 +31,8 @@ from manynet.studies import devices as study_devices
 from manynet.studies import study
 from manynet.telemetry import finalists_file as winners
 from manynet.telemetry import search_status as status
+from manynet.telemetry import training_status
 from manynet.telemetry.search_status import Member, SearchStatus
-from manynet.training import log as training_log
 from manynet.training import loop as training_loop
 
 ROOT = Path(__file__).parent.parent
@@ -239,9 +239,9 @@ def test_a_sweep_is_shown_as_a_row_a_study(tmp_path: Path) -> None:
 def test_the_files_are_those_that_a_run_writes() -> None:
     assert study.EXPERIMENT == reading.EXPERIMENT
     assert study_devices.FILE == reading.DEVICES
-    assert f"supernet/{training_log.PROGRESS}" == reading.TRAINING
+    assert f"supernet/{training_status.FILE}" == reading.TRAINING
     assert f"supernet/{training_loop.RESULT}" == reading.TRAINED
-    assert f"subnets/{training_log.PROGRESS}" == reading.SUBNETS
+    assert f"subnets/{training_status.FILE}" == reading.SUBNETS
 
 
 def test_a_file_that_holds_something_else_is_one_line(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from manynet.report import live
 from manynet.report.content import ReportContent
 from manynet.search.monitor import EVENTS, Monitor, MonitorError, monitored
 from manynet.search.monitor_callback import Telling
-from manynet.search.tally import Plan, Result, Tally
+from manynet.search.tally import Result, SearchPlan, SearchTally
 from manynet.storage import StorageError
 from manynet.telemetry import metrics
 from manynet.telemetry import search_status as status
@@ -31,8 +31,8 @@ from manynet.telemetry.search_status import Member, StatusError
 OBJECTIVES = parse_objectives(["accuracy:max", "macs:min"])
 
 
-def plan(study: str = "s", constraints: Any = (), evaluations: int = 10) -> Plan:
-    return Plan(study, "toy", OBJECTIVES, parse_conditions(constraints), evaluations, evaluators=2)
+def plan(study: str = "s", constraints: Any = (), evaluations: int = 10) -> SearchPlan:
+    return SearchPlan(study, "toy", OBJECTIVES, parse_conditions(constraints), evaluations, evaluators=2)
 
 
 def result(accuracy: float, macs: float, at: float, seconds: float = 1.0) -> Result:
@@ -43,7 +43,7 @@ def result(accuracy: float, macs: float, at: float, seconds: float = 1.0) -> Res
 
 
 def test_rates_are_those_of_the_last_minute() -> None:
-    tally = Tally(plan(), [], at=0.0)
+    tally = SearchTally(plan(), [], at=0.0)
     assert tally.status(0.0, "searching").seconds_left is None
     for at in (1.0, 2.0, 3.0, 4.0):
         tally.add(result(0.5 + at / 100, at, at))
@@ -58,14 +58,14 @@ def test_rates_are_those_of_the_last_minute() -> None:
 
 
 def test_rates_do_not_depend_on_the_order_in_which_results_come() -> None:
-    tally = Tally(plan(), [], at=0.0)
+    tally = SearchTally(plan(), [], at=0.0)
     for at in (70.0, 5.0, 69.0, 4.0):
         tally.add(result(0.5, at, at))
     assert tally.status(71.0, "searching").per_second == pytest.approx(2 / 60)
 
 
 def test_failures_are_no_evaluations_and_take_time() -> None:
-    tally = Tally(plan(), [], at=0.0)
+    tally = SearchTally(plan(), [], at=0.0)
     tally.add(Result({"width": 1}, {}, 4.0, 1.0))
     told = tally.status(4.0, "searching")
     assert (told.done, told.failed, told.per_second) == (0, 1, 0)
@@ -78,7 +78,7 @@ def test_front_and_hypervolume_are_those_of_the_report() -> None:
     members = [
         Member(architecture={"width": m}, metrics={"accuracy": a, "macs": float(m)}) for a, m in values
     ]
-    tally = Tally(plan(constraints=["macs <= 50"]), members[:2], at=0.0)
+    tally = SearchTally(plan(constraints=["macs <= 50"]), members[:2], at=0.0)
     for number, (accuracy, macs) in enumerate(values[2:]):
         tally.add(result(accuracy, macs, at=float(number)))
     told = tally.status(10.0, "ended")
@@ -96,7 +96,7 @@ def test_front_and_hypervolume_are_those_of_the_report() -> None:
 
 
 def test_a_long_curve_is_thinned_and_ends_with_the_last() -> None:
-    tally = Tally(plan(evaluations=1000), [], at=0.0)
+    tally = SearchTally(plan(evaluations=1000), [], at=0.0)
     for number in range(500):
         tally.add(result(number / 500, 1.0 + number, at=1.0))
     told = tally.status(2.0, "searching")
@@ -107,7 +107,7 @@ def test_a_long_curve_is_thinned_and_ends_with_the_last() -> None:
 
 def test_the_status_file_is_read_back_or_refused(tmp_path: Path) -> None:
     assert status.read(str(tmp_path)) is None
-    told = Tally(plan(), [], at=0.0).status(1.0, "searching")
+    told = SearchTally(plan(), [], at=0.0).status(1.0, "searching")
     status.write(str(tmp_path), told)
     assert status.read(str(tmp_path)) == told
     (tmp_path / status.FILE).write_text('{"study": 1}')
@@ -145,7 +145,7 @@ def test_a_report_that_cannot_be_written_ends_no_run(caplog: pytest.LogCaptureFi
 class Counted:
     """What a monitor exports, kept."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SearchPlan) -> None:
         self.candidates = 0
         self.shown: list[status.SearchStatus] = []
 
@@ -161,11 +161,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Counted]:
     """What the monitors of a test export."""
     made: list[Counted] = []
 
-    def export(plan: Plan) -> Counted:
+    def export(plan: SearchPlan) -> Counted:
         made.append(Counted(plan))
         return made[-1]
 
-    monkeypatch.setattr("manynet.search.monitor.Exported", export)
+    monkeypatch.setattr("manynet.search.monitor.SearchMetrics", export)
     return made
 
 

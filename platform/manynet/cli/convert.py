@@ -37,6 +37,15 @@ def convert(
     Example: `manynet convert criteo:train.txt.gz clicks/criteo --table-rows 1000000`
     """
     from manynet.data.clicks.raw.convert import convert as convert_logs
+    from manynet.telemetry.progress_bar import reading_bar
 
-    schema = convert_logs(source, folder, table_rows=table_rows, tokens=tokens, seed=seed, skip_bad=skip_bad)
+    schema = convert_logs(
+        source,
+        folder,
+        table_rows=table_rows,
+        tokens=tokens,
+        seed=seed,
+        skip_bad=skip_bad,
+        bar=reading_bar,
+    )
     Console().print(schema.summary, markup=False, highlight=False, soft_wrap=True)

@@ -45,7 +45,7 @@ def table(
     from manynet.space.fitting import fit_together
     from manynet.space.search_space import SearchSpace
     from manynet.storage import locate
-    from manynet.telemetry.progress_bar import counted
+    from manynet.telemetry.progress_bar import logged_bar
 
     name = device_name(device)
     locate(file)
@@ -59,11 +59,11 @@ def table(
         def measure(network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
             return pool.measure(network, inputs)[name].milliseconds
 
-        with counted("measure") as told:
+        with logged_bar("measure") as told:
             tool = f"version {described.tool_version} on {described.fingerprint}"
             made = measure_table(found, measure, name, tool, points=points, subnets=subnets, told=told)
         made.write(file)
-        with counted("check") as told:
+        with logged_bar("check") as told:
             wholes = measure_subnets(found, measure, range(subnets, subnets + CHECKED), told)
     count = f"{len(made.measured)} operations measured, {len(made.interpolated)} interpolated"
     Console().print(f"{file}: {count}", markup=False, highlight=False, soft_wrap=True)

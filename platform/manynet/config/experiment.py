@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manynet.config.settings import FinalistsSettings, SearchSettings, Settings, TrainSettings
-from manynet.errors import ManynetError
+from manynet.errors import InvalidValue, ManynetError
 from manynet.storage import join
 
 P = ParamSpec("P")
@@ -144,10 +144,7 @@ def _experiment(content: dict[str, Any]) -> Experiment:
     try:
         experiment = Experiment(**content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        got = "" if first["type"] == "missing" else f", but got {first['input']!r}"
-        raise ExperimentError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}{got}") from None
+        raise ExperimentError(InvalidValue.first(error).line()) from None
     _check_order(experiment)
     return experiment
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from manynet import references
-from manynet.errors import ManynetError
+from manynet.errors import InvalidValue, ManynetError
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Scalar = bool | int | float | str
@@ -62,7 +62,8 @@ class Settings(BaseModel):
         try:
             return cls(**given)
         except ValidationError as error:
-            raise SettingsError(_one_line(cls, error)) from None
+            takes = f"{cls.step()} takes {', '.join(cls.model_fields)}"
+            raise SettingsError(InvalidValue.first(error, cls.step()).line(takes)) from None
 
     @classmethod
     def role(cls, name: str) -> Role:
@@ -85,18 +86,6 @@ class Settings(BaseModel):
         return {
             name: value for name, value in self.model_dump(mode="json").items() if self.role(name) is role
         }
-
-
-def _one_line(model: type[Settings], error: ValidationError) -> str:
-    # A misspelt key is also one that is missing; the first says more.
-    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    key = ".".join([model.step(), *map(str, first["loc"])])
-    if first["type"] == "extra_forbidden":
-        return f"{key} is not a key; {model.step()} takes {', '.join(model.model_fields)}"
-    if first["type"] == "missing":
-        return f"{key} is required"
-    rule = first["msg"][0].lower() + first["msg"][1:]
-    return f"{key}: {rule}, but got {first['input']!r}"
 
 
 class Recipe(Settings):

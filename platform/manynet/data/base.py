@@ -136,10 +136,7 @@ class Data:
 
     def preprocessing(self) -> dict[str, Any]:
         """What whoever feeds an exported network must do, as JSON can hold it."""
-        if isinstance(self.features, Images):
-            return self.features.preprocessing()
-        tables = {one.name: {"rows": one.rows, "values": one.values} for one in self.features.categorical}
-        return {"dense": list(self.features.dense), "categorical": tables, **self.conversion}
+        return {**self.features.preprocessing(), **self.conversion}
 
 
 def generator(purpose: str, *numbers: int) -> np.random.Generator:

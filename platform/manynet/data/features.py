@@ -47,6 +47,11 @@ class Features:
         """Columns of the ids."""
         return sum(feature.values for feature in self.categorical)
 
+    def preprocessing(self) -> dict[str, Any]:
+        """How a network's inputs are laid out."""
+        tables = {one.name: {"rows": one.rows, "values": one.values} for one in self.categorical}
+        return {"dense": list(self.dense), "categorical": tables}
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from manynet.data.base import DataError
 from manynet.data.images.parquet_columns import Columns, find_columns, images_of
 from manynet.data.images.pixels import Pixels
+from manynet.errors import first_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,7 @@ def read_parquet(path: str, read: Callable[[], pa.Table]) -> pa.Table:
     try:
         return read()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"Parquet files must be readable, but {path} is not: {_line(error)}") from None
+        raise DataError(f"Parquet files must be readable, but {path} is not: {first_line(error)}") from None
 
 
 def open_parquet(
@@ -110,7 +111,7 @@ def open_parquet(
     try:
         return pq.ParquetFile(system.open_input_file(path), metadata=metadata)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"Parquet files must be readable, but {path} is not: {_line(error)}") from None
+        raise DataError(f"Parquet files must be readable, but {path} is not: {first_line(error)}") from None
 
 
 def list_parquet(address: str) -> tuple[pa.fs.FileSystem, str, list[str]]:
@@ -125,7 +126,7 @@ def list_parquet(address: str) -> tuple[pa.fs.FileSystem, str, list[str]]:
         listed = [info] if info.is_file else system.get_file_info(pa.fs.FileSelector(root, recursive=True))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
-            f"parquet:ADDRESS must be a file or folder, but got {address!r}: {_line(error)}"
+            f"parquet:ADDRESS must be a file or folder, but got {address!r}: {first_line(error)}"
         ) from None
     paths = sorted(
         entry.path for entry in listed if entry.is_file and (info.is_file or _is_parquet(entry.path, root))
@@ -177,7 +178,3 @@ def _image_bytes(metadata: Any, image: str) -> int:
     return sum(
         chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == image
     )
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -15,7 +15,7 @@ import ray
 from torch import Tensor, nn
 
 from manynet.devices.cores import kept, run_on
-from manynet.devices.errors import DeviceError, MeasurementError, first_line
+from manynet.devices.errors import DeviceError, MeasurementError, typed_line
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
 from manynet.devices.name import DeviceName
@@ -143,7 +143,7 @@ class DeviceActor:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - a tool may fail on a network in any way
-            reason = str(error) if isinstance(error, MeasurementError) else first_line(error)
+            reason = str(error) if isinstance(error, MeasurementError) else typed_line(error)
             raise MeasurementError(f"{self.name} could not measure the network: {reason}") from None
 
 

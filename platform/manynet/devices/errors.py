@@ -15,7 +15,7 @@ class MeasurementError(DeviceError):
     """One network could not be measured on one device; other networks may still be."""
 
 
-def first_line(error: BaseException) -> str:
+def typed_line(error: BaseException) -> str:
     """Type and first line of ``error``: exporters explain themselves over pages."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0].strip()}" if text else type(error).__name__

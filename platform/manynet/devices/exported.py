@@ -8,8 +8,8 @@ from manynet.devices.journal import Status
 from manynet.telemetry import metrics
 
 
-class Exported:
-    """The metrics of one device service."""
+class DeviceMetrics:
+    """Metrics that a device service exports through Ray."""
 
     def __init__(self) -> None:
         self._queue = metrics.gauge(metrics.QUEUE)

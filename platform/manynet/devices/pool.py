@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from manynet.devices.actor import Description
 from manynet.devices.cores import beside
 from manynet.devices.drift import DriftRules
-from manynet.devices.errors import DeviceError, DeviceLostError, first_line
+from manynet.devices.errors import DeviceError, DeviceLostError, typed_line
 from manynet.devices.journal import Status
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
 from manynet.devices.name import DeviceName
 from manynet.devices.placement import service_options, this_node
-from manynet.devices.service import DeviceService, Plan
+from manynet.devices.service import DeviceService, ServicePlan
 from manynet.devices.station import Inputs
 from manynet.devices.tools import tool_of
 from manynet.errors import ManynetError
@@ -68,7 +68,7 @@ class DevicePool:
         self._service: ActorProxy[DeviceService] | None = None
         self._measuring: frozenset[str] = frozenset()
         if parsed:
-            self._service = _serve(Plan(parsed, this_node(), self._cores, journal, drift))
+            self._service = _serve(ServicePlan(parsed, this_node(), self._cores, journal, drift))
             try:
                 self.descriptions = _answer(self._service.start.remote())
             except DeviceError:
@@ -154,7 +154,7 @@ def running() -> list[Status]:
     return found
 
 
-def _serve(plan: Plan) -> ActorProxy[DeviceService]:
+def _serve(plan: ServicePlan) -> ActorProxy[DeviceService]:
     named = {"name": f"{PREFIX}{uuid4().hex[:8]}", "namespace": NAMESPACE}
     actor_class = ray.remote(DeviceService)
     return actor_class.options(num_cpus=0, **named, **service_options(plan.home)).remote(plan)
@@ -165,7 +165,7 @@ def _answer(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayActorError as error:
-        raise DeviceLostError(f"the device service must answer, but got {first_line(error)}") from None
+        raise DeviceLostError(f"the device service must answer, but got {typed_line(error)}") from None
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ManynetError):
             raise error.cause from None

@@ -17,8 +17,8 @@ import ray
 
 from manynet.devices.actor import Description
 from manynet.devices.drift import DriftRules
-from manynet.devices.errors import DeviceError, DeviceLostError, MeasurementError, first_line
-from manynet.devices.exported import Exported
+from manynet.devices.errors import DeviceError, DeviceLostError, MeasurementError, typed_line
+from manynet.devices.exported import DeviceMetrics
 from manynet.devices.journal import Journal, Status
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
@@ -34,7 +34,7 @@ POLL_SECONDS = 0.5
 
 
 @dataclass
-class Job:
+class MeasurementRequest:
     """A network that waits to be measured."""
 
     inputs: Inputs
@@ -46,15 +46,15 @@ class Line:
     """Jobs in the order they came; one that was given back is the next."""
 
     def __init__(self) -> None:
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[MeasurementRequest] = deque()
         self._arrived = asyncio.Condition()
 
-    async def put(self, job: Job, first: bool = False) -> None:
+    async def put(self, job: MeasurementRequest, first: bool = False) -> None:
         async with self._arrived:
             (self._jobs.appendleft if first else self._jobs.append)(job)
             self._arrived.notify()
 
-    async def take(self) -> Job:
+    async def take(self) -> MeasurementRequest:
         async with self._arrived:
             await self._arrived.wait_for(lambda: self._jobs)
             return self._jobs.popleft()
@@ -90,7 +90,7 @@ class Kind:
         return all(other is station or other.state != "in service" for other in self.stations)
 
 
-class Plan(NamedTuple):
+class ServicePlan(NamedTuple):
     """What a service is made for.
 
     Attributes:
@@ -116,7 +116,7 @@ class DeviceService:
     are taken in.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ServicePlan) -> None:
         self._plan = plan
         self._written = Journal() if plan.journal is None else Journal.read(plan.journal)
         before = self._written.references
@@ -124,7 +124,7 @@ class DeviceService:
         self._earlier = [status.ended for status in self._written.devices if status.measured or status.deaths]
         self._kinds = {str(name): Kind(name, first=before.get(str(name))) for name in plan.names}
         self._reference: Inputs | None = None
-        self._exported = Exported()
+        self._exported = DeviceMetrics()
         self._tasks: set[asyncio.Task[None]] = set()
         self._telling: Periodic | None = None
 
@@ -159,7 +159,7 @@ class DeviceService:
         kind = self._kinds[name]
         if kind.lost:
             raise kind.lost
-        job = Job(inputs, asyncio.get_running_loop().create_future())
+        job = MeasurementRequest(inputs, asyncio.get_running_loop().create_future())
         await kind.line.put(job)
         return await job.answer
 
@@ -222,7 +222,7 @@ class DeviceService:
                 except ActorDiedError:
                     await station.revive()
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for this station
-            station.lose(str(error) if isinstance(error, DeviceError) else first_line(error))
+            station.lose(str(error) if isinstance(error, DeviceError) else typed_line(error))
             if kind.lost:
                 kind.line.refuse(kind.lost)
 
@@ -240,7 +240,7 @@ class DeviceService:
         # Another may have been quicker; this one is held to its time from the next check on.
         kind.first = station.drift.first = station.drift.first if kind.first is None else kind.first
 
-    async def _do(self, kind: Kind, station: Station, job: Job) -> None:
+    async def _do(self, kind: Kind, station: Station, job: MeasurementRequest) -> None:
         try:
             job.answer.set_result(await station.measure(job.inputs))
         except MeasurementError as error:
@@ -254,7 +254,7 @@ class DeviceService:
                 job.answer.set_exception(MeasurementError(rule))
             raise
         except Exception as error:
-            job.answer.set_exception(MeasurementError(f"{kind.name} could not measure: {first_line(error)}"))
+            job.answer.set_exception(MeasurementError(f"{kind.name} could not measure: {typed_line(error)}"))
             raise
 
     async def _look_for_more(self) -> None:

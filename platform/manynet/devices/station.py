@@ -14,7 +14,7 @@ from ray.actor import ActorHandle, ActorProxy
 
 from manynet.devices.actor import Description, DeviceActor
 from manynet.devices.drift import Drift, DriftRules
-from manynet.devices.errors import DeviceError, MeasurementError, first_line
+from manynet.devices.errors import DeviceError, MeasurementError, typed_line
 from manynet.devices.journal import Status
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
@@ -181,9 +181,9 @@ async def _answer(name: DeviceName, reference: Awaitable[T]) -> T:
     try:
         return await reference
     except ray.exceptions.RayActorError as error:
-        raise ActorDiedError(first_line(error)) from None
+        raise ActorDiedError(typed_line(error)) from None
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, ManynetError):
             raise cause from None
-        raise MeasurementError(f"{name} could not measure the network: {first_line(error)}") from None
+        raise MeasurementError(f"{name} could not measure the network: {typed_line(error)}") from None

@@ -22,6 +22,7 @@ from ray.tune.search.sample import Categorical
 
 from manynet.elastic.count import Count, Keys
 from manynet.elastic.soft import Soft
+from manynet.errors import InvalidValue
 from manynet.latency.operation_families import Family
 from manynet.latency.operations import LatencyTableError, Operation, calls
 from manynet.space.search_space import Architecture, SearchSpace
@@ -77,11 +78,10 @@ class LatencyTable(BaseModel):
         try:
             return cls.model_validate_json(read_bytes(address))
         except ValidationError as error:
-            fault = error.errors()[0]
-            place = ".".join(map(str, fault["loc"])) or "it"
+            wrong = InvalidValue.first(error)
             raise LatencyTableError(
-                f"{address} must be a table of latency, but {place} is wrong: {fault['msg']}, "
-                f"got {str(fault['input'])[:80]!r}"
+                f"{address} must be a table of latency, but {wrong.key or 'it'} is wrong: {wrong.rule}, "
+                f"got {str(wrong.value)[:80]!r}"
             ) from None
 
     def write(self, address: str | Path) -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from manynet.errors import ManynetError
+from manynet.errors import ManynetError, first_line
 from manynet.storage import absolute, locate, put, writing
 
 Kind: TypeAlias = Literal["evaluation", "anchor", "finalist", "measurement"]
@@ -212,9 +212,10 @@ class Ledger:
         if filesystem.get_file_info(torn).type != pyarrow.fs.FileType.NotFound:
             torn = f"{folder}/{name}.{uuid.uuid4().hex}.torn"
         filesystem.move(f"{folder}/{name}", torn)
-        reason = str(error).splitlines()[0]
         warnings.warn(
-            f"ledger file {name} is torn ({reason}); set aside as {torn}", TornFileWarning, stacklevel=5
+            f"ledger file {name} is torn ({first_line(error)}); set aside as {torn}",
+            TornFileWarning,
+            stacklevel=5,
         )
 
     def _delete(self, name: str) -> None:

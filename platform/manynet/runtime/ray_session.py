@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import ray
 
@@ -61,7 +62,12 @@ def join(address: str) -> None:
     Raises:
         ClusterError: it cannot be joined.
     """
-    _check_answers(address)
+    if address.startswith("http"):
+        raise ClusterError(
+            f"{ADDRESS} must be host:port of a cluster that this machine is part of, but got {address}: "
+            f"a dashboard takes jobs (`manynet submit`)"
+        )
+    check_listens(address, f"{ADDRESS} must be where a cluster answers, but at {address}")
     try:
         ray.init(address, logging_level=logging.WARNING)
     except (ConnectionError, ray.exceptions.AuthenticationError):
@@ -72,22 +78,20 @@ def join(address: str) -> None:
         ) from None
 
 
-def _check_answers(address: str) -> None:
-    """Tell nobody there from a refused token: Ray says the same of both, and takes minutes for the first."""
-    host, _, port = address.rpartition(":")
-    if "://" in address:
-        if address.startswith("http"):
-            raise ClusterError(
-                f"{ADDRESS} must be host:port of a cluster that this machine is part of, but got {address}: "
-                f"a dashboard takes jobs (`manynet submit`)"
-            )
-        return
-    if not port.isdigit():
-        return
+def check_listens(address: str, rule: str) -> None:
+    """Connect to the port of ``host:port`` or ``ray://host:port``; other addresses pass.
+
+    Where nobody listens, Ray takes minutes, ends the process, or says the same as of a refused token.
+
+    Raises:
+        ClusterError: ``rule`` and why, where nobody listens.
+    """
+    place = urlsplit(address if "://" in address else f"//{address}")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _SECONDS).close()
-    except OSError as error:
-        raise ClusterError(f"{ADDRESS} must be where a cluster answers, but at {address}: {error}") from None
+        if place.port is not None:
+            socket.create_connection((place.hostname, place.port), _SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"{rule}: {error}") from None
 
 
 def _source_roots() -> list[str]:

@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from manynet.errors import ManynetError
 from manynet.search.monitor_callback import Telling
-from manynet.search.tally import Plan, Result, Tally
+from manynet.search.tally import Result, SearchPlan, SearchTally
 from manynet.storage import join
 from manynet.telemetry import metrics
 from manynet.telemetry import search_status as status
@@ -47,12 +47,12 @@ class Monitor:
         earlier: evaluations of earlier starts, oldest first.
     """
 
-    def __init__(self, plan: Plan, earlier: Sequence[Member]) -> None:
+    def __init__(self, plan: SearchPlan, earlier: Sequence[Member]) -> None:
         self._plan = plan
-        self._tally = Tally(plan, earlier, at=time.time())
+        self._tally = SearchTally(plan, earlier, at=time.time())
         self._state: Literal["searching", "ended", "stopped"] = "searching"
         self._events = Events(join(plan.study, EVENTS))
-        self._metrics = Exported(plan)
+        self._metrics = SearchMetrics(plan)
         self._status: SearchStatus | None = None
         self._printed = 0.0
         self._came, self._arrival = 0, asyncio.Condition()
@@ -158,10 +158,10 @@ class Monitor:
             print(now.line, flush=True)
 
 
-class Exported:
-    """The metrics of one search."""
+class SearchMetrics:
+    """Metrics that a search exports through Ray."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SearchPlan) -> None:
         self._tags = {"study": plan.study}
         self._candidates = metrics.counter(metrics.CANDIDATES)
         shown = (
@@ -197,7 +197,7 @@ class Exported:
 
 
 @contextmanager
-def monitored(plan: Plan, columns: Sequence[str], earlier: Sequence[Member]) -> Iterator[Telling]:
+def monitored(plan: SearchPlan, columns: Sequence[str], earlier: Sequence[Member]) -> Iterator[Telling]:
     """A search's named actor while the block runs, and the Tune callback that tells it of candidates.
 
     Args:
@@ -218,7 +218,7 @@ def monitored(plan: Plan, columns: Sequence[str], earlier: Sequence[Member]) -> 
         _end(monitor, state, telling)
 
 
-def _start(plan: Plan, earlier: Sequence[Member]) -> Any:
+def _start(plan: SearchPlan, earlier: Sequence[Member]) -> Any:
     name = f"{status.PREFIX}{plan.study}"
     options: dict[str, Any] = {
         "name": name,

@@ -12,11 +12,10 @@ from ray import tune
 # Tune shows its table through reporters only, which are silent at the verbosity of a search.
 from ray.tune.progress_reporter import _trial_progress_str
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from manynet.records.conditions import Condition, Objective
 from manynet.search.searcher import ArchitectureSearcher
+from manynet.telemetry.progress_bar import ProgressBar
 
 logger = logging.getLogger(__name__)
 ROWS, KEYS = 10, 4
@@ -71,20 +70,10 @@ class Progress(tune.Callback):
         self._searcher, self._objective, self._conditions = searcher, objectives[0], conditions
         shown = dict.fromkeys([*(o.column for o in objectives), *(c.column for c in conditions)])
         self._columns, self._keys = list(shown), keys[:KEYS]
-        self._console = console or Console(stderr=True)
-        self._bar = Bar(
-            TextColumn("search"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
         self._earlier = len(searcher.done)
         self._best = self._best_of(*searcher.done.values())
-        self._task = self._bar.add_task(
-            "", total=searcher.evaluations, completed=self._earlier, status=self._status(0.0)
+        self._bar = ProgressBar(
+            "search", searcher.evaluations, done=self._earlier, status=self._status(0.0), console=console
         )
         self._start = time.monotonic()
         self._waits = True
@@ -94,11 +83,11 @@ class Progress(tune.Callback):
         return {}
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._bar.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(*error)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """An evaluator is there."""
@@ -119,9 +108,9 @@ class Progress(tune.Callback):
         self._best = self._best_of({self._objective.column: self._best}, trial.last_result)
         done = len(self._searcher.done)
         status = self._status((done - self._earlier) / (time.monotonic() - self._start))
-        self._bar.update(self._task, completed=done, status=status)
+        self._bar.update(done, status=status)
         tenth = max(1, self._searcher.evaluations // 10)
-        if not self._console.is_terminal and done % tenth == 0:
+        if not self._bar.on_terminal and done % tenth == 0:
             logger.info("search: %d of %d, %s", done, self._searcher.evaluations, status)
             logger.info("%s", trial_table(trials, self._objective, self._columns, self._keys))
 

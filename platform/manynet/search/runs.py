@@ -25,7 +25,7 @@ from manynet.search.progress import Progress
 from manynet.search.protocol import parse_goals, provenance
 from manynet.search.scoring import Lease, Measure, Scoring
 from manynet.search.searcher import ASKS, DRAWS, STEPS, ArchitectureSearcher, Phase
-from manynet.search.tally import Plan
+from manynet.search.tally import SearchPlan
 from manynet.space.search_space import Architecture, SearchSpace
 from manynet.space.tasks import Task
 from manynet.storage import absolute
@@ -126,7 +126,7 @@ def run(
         first=first,
     )
     counts = (settings.evaluations, settings.evaluators)
-    plan = Plan(absolute(folder), space.name, goals.objectives, goals.conditions, *counts)
+    plan = SearchPlan(absolute(folder), space.name, goals.objectives, goals.conditions, *counts)
     earlier = [Member(architecture=dict(r.architecture), metrics=dict(r.metrics)) for r in records]
     errors: list[BaseException] = []
     with (

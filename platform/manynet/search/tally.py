@@ -33,7 +33,7 @@ class Result(NamedTuple):
     at: float
 
 
-class Plan(NamedTuple):
+class SearchPlan(NamedTuple):
     """The search that is told of.
 
     Attributes:
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
     evaluators: int
 
 
-class Tally:
+class SearchTally:
     """Results in the order they came. Knows no clock: it is told when a result came, and when it is asked.
 
     Args:
@@ -62,7 +62,7 @@ class Tally:
         at: when this start began, seconds since 1970.
     """
 
-    def __init__(self, plan: Plan, earlier: Sequence[Member], at: float) -> None:
+    def __init__(self, plan: SearchPlan, earlier: Sequence[Member], at: float) -> None:
         self.failed = 0
         self._plan, self._began = plan, at
         self._recent: list[Result] = []

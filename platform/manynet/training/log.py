@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from ray.util.metrics import Gauge
 
 from manynet.space.search_space import Architecture, described
 from manynet.storage import is_local, join, write_bytes
+from manynet.telemetry import training_status
 from manynet.telemetry.metrics import LOSS, RATE_OF_LEARNING, STEP, gauge
 from manynet.telemetry.tensorboard import Events
+from manynet.telemetry.training_status import TrainedNetwork
 
-CURVES, PROGRESS, EVENTS = "curves.jsonl", "progress.json", "tensorboard"
+CURVES, EVENTS = "curves.jsonl", "tensorboard"
 _SECONDS_BETWEEN = 1.0
 _SECONDS_BETWEEN_UPLOADS = 5.0
 
@@ -26,12 +27,11 @@ class TrainingLog:
     Args:
         folder: address of the job's folder.
         progress: address of the run's progress file, which the driver's bar reads.
-        about: what the progress file says besides: which job, of how many, its steps, and which
-            metric's newest values belong there.
+        about: the network in training, which the progress file names.
         silent: whether this worker writes nothing.
     """
 
-    def __init__(self, folder: str, progress: str, about: Mapping[str, Any], silent: bool) -> None:
+    def __init__(self, folder: str, progress: str, about: TrainedNetwork, silent: bool) -> None:
         self._folder, self._progress, self._about, self._silent = folder, progress, about, silent
         self._scores: Mapping[str, float] = {}
         self._found = ""
@@ -93,11 +93,11 @@ class TrainingLog:
 
     def _write_progress(self, step: int, logged: Mapping[str, float]) -> None:
         self._written = time.monotonic()
-        content = {
+        status: training_status.TrainingStatus = {
             **self._about,
             "step": step,
             "logged": logged,
             "scores": self._scores,
             "found": self._found,
         }
-        write_bytes(self._progress, json.dumps(content).encode())
+        training_status.write(self._progress, status)

@@ -32,8 +32,9 @@ from manynet.space.evaluation import calibrated, has_batch_norm, score_rows
 from manynet.space.search_space import SearchSpace
 from manynet.space.subnet import Subnet, extract
 from manynet.storage import join, locate, read_bytes, write_bytes
+from manynet.telemetry import training_status
 from manynet.training import checkpoints as checkpoint
-from manynet.training.log import PROGRESS, TrainingLog
+from manynet.training.log import TrainingLog
 
 WEIGHTS, RESULT, CHECKPOINTS = "weights.safetensors", "result.json", "checkpoints"
 _EVALUATION_BATCH = 256
@@ -41,7 +42,7 @@ _CALIBRATION_BATCHES = 8
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """One network to train.
 
     Attributes:
@@ -80,7 +81,7 @@ class Work:
 
     space: SearchSpace
     data: Data
-    jobs: Sequence[Job]
+    jobs: Sequence[TrainingJob]
     folder: str
     validation_examples: int
 
@@ -116,7 +117,7 @@ class Training:
             watched.
     """
 
-    def __init__(self, job: Job, work: Work, worker: Worker) -> None:
+    def __init__(self, job: TrainingJob, work: Work, worker: Worker) -> None:
         self.job, self.work, self.worker = job, work, worker
         settings = job.settings
         strategy = load_strategy(settings.strategy, settings.strategy_options, job.trains)
@@ -131,14 +132,16 @@ class Training:
         self._losses: list[torch.Tensor] = []
         self._made_with: list[dict[str, Any]] = []
         self._started = time.monotonic()
-        about = {
+        about: training_status.TrainedNetwork = {
             "job": job.name,
             "number": work.jobs.index(job),
             "jobs": len(work.jobs),
             "steps": settings.steps,
             "metric": work.space.task.metric,
         }
-        self._log = TrainingLog(job.folder, join(work.folder, PROGRESS), about, silent=worker.rank > 0)
+        self._log = TrainingLog(
+            job.folder, join(work.folder, training_status.FILE), about, silent=worker.rank > 0
+        )
 
     def run(self) -> None:
         """Train from the newest checkpoint, or from the start, to the result."""
@@ -297,7 +300,7 @@ class HeldOut:
         return next(self._batches)
 
 
-def initial_network(space: SearchSpace, job: Job) -> nn.Module:
+def initial_network(space: SearchSpace, job: TrainingJob) -> nn.Module:
     """The network a job starts from, on the CPU."""
     torch.manual_seed(job.settings.seed)
     supernet = space.build()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from manynet.storage import StorageError, read_json
+from manynet.storage import StorageError
+from manynet.telemetry import training_status
+from manynet.telemetry.progress_bar import ProgressBar
+from manynet.telemetry.training_status import TrainingStatus
 
 logger = logging.getLogger(__name__)
-Show = Callable[[Mapping[str, Any]], None]
+Show = Callable[[TrainingStatus], None]
 _SECONDS_BETWEEN = 1.0
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -27,10 +28,9 @@ def training_bar(address: str, console: Console | None = None) -> Iterator[None]
 
     A thread reads it, so that the main thread can wait for Ray and still hear Ctrl-C.
     """
-    console = console or Console(stderr=True)
-    with _bar(console) if console.is_terminal else nullcontext(_log) as show:
+    with ProgressBar("train", status="starting workers", console=console) as bar:
+        show, seconds = (_drawn(bar), _SECONDS_BETWEEN) if bar.on_terminal else (_log, _SECONDS_BETWEEN_LINES)
         ended = threading.Event()
-        seconds = _SECONDS_BETWEEN if console.is_terminal else _SECONDS_BETWEEN_LINES
         follower = threading.Thread(target=_follow, args=(address, show, ended, seconds), daemon=True)
         follower.start()
         try:
@@ -43,11 +43,11 @@ def training_bar(address: str, console: Console | None = None) -> Iterator[None]
 def _follow(address: str, show: Show, ended: threading.Event, seconds: float) -> None:
     last = None
     with suppress(StorageError):
-        last = read_json(address)
+        last = training_status.read(address)
     found = ""
     while not ended.wait(seconds):
         try:
-            content = read_json(address)
+            content = training_status.read(address)
         except StorageError:
             # Who writes there tells of it.
             continue
@@ -60,54 +60,9 @@ def _follow(address: str, show: Show, ended: threading.Event, seconds: float) ->
             last = content
 
 
-@contextmanager
-def _bar(console: Console) -> Iterator[Show]:
-    columns = (
-        TextColumn("train"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=None, status="starting workers")
-        yield lambda content: bar.update(
-            task, completed=content["step"], total=content["steps"], status=status(content)
-        )
+def _drawn(bar: ProgressBar) -> Show:
+    return lambda content: bar.update(content["step"], content["steps"], training_status.line(content))
 
 
-def _log(content: Mapping[str, Any]) -> None:
-    logger.info("train: step %d of %d, %s", content["step"], content["steps"], status(content))
-
-
-def status(content: Mapping[str, Any]) -> str:
-    """One line about the values in a progress file."""
-    parts = [f"{content['job']} ({content['number'] + 1}/{content['jobs']})"] if content["jobs"] > 1 else []
-    parts += _figures(content["logged"])
-    metric = content["metric"]
-    form = ".1%" if metric == "accuracy" else ".4f"
-    parts += [
-        f"{name.removesuffix(f'/{metric}')} {value:{form}}" for name, value in content["scores"].items()
-    ]
-    return ", ".join(parts)
-
-
-def _figures(logged: Mapping[str, float]) -> list[str]:
-    """A part for each value; those of one prefix, such as ``open/``, are one: a network has many blocks."""
-    groups: dict[str, dict[str, float]] = {}
-    for name, value in logged.items():
-        groups.setdefault(name.partition("/")[0], {})[name] = value
-    parts = []
-    for prefix, values in groups.items():
-        if len(values) > 1:
-            parts.append(f"{prefix} {_figure(min(values.values()))} to {_figure(max(values.values()))}")
-        else:
-            parts += [f"{name} {_figure(value)}" for name, value in values.items()]
-    return parts
-
-
-def _figure(value: float) -> str:
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    # What is not 0 must not look as if it were.
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.0005 else f"{value:.0e}"
+def _log(content: TrainingStatus) -> None:
+    logger.info("train: step %d of %d, %s", content["step"], content["steps"], training_status.line(content))

@@ -14,7 +14,7 @@ from manynet.space.domains import Value
 from manynet.space.search_space import Architecture, SearchSpace
 from manynet.space.subnet import Subnet, extract
 from manynet.storage import exists, join, read_bytes, read_json
-from manynet.training.loop import RESULT, WEIGHTS, Job, load_weights
+from manynet.training.loop import RESULT, WEIGHTS, TrainingJob, load_weights
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def identity(
     }
 
 
-def check_identity(job: Job, found: Mapping[str, Any], place: str) -> None:
+def check_identity(job: TrainingJob, found: Mapping[str, Any], place: str) -> None:
     """Raise :class:`TrainingError` when what ``place`` holds was trained otherwise than ``job`` asks."""
     for name, value in job.identity.items():
         if found.get(name) != value:
@@ -79,7 +79,7 @@ def check_identity(job: Job, found: Mapping[str, Any], place: str) -> None:
             )
 
 
-def result(job: Job) -> Trained | None:
+def result(job: TrainingJob) -> Trained | None:
     """What a finished job left, or None.
 
     Raises:
@@ -104,7 +104,7 @@ def result(job: Job) -> Trained | None:
     )
 
 
-def required(job: Job) -> Trained:
+def required(job: TrainingJob) -> Trained:
     """What a finished job left; raise :class:`TrainingError` when there is nothing."""
     found = result(job)
     if found is None:

@@ -31,10 +31,11 @@ from manynet.learning.strategy import TrainingError, load_strategy
 from manynet.learning.torchrec_setup import check_installed
 from manynet.space.search_space import Architecture, SearchSpace
 from manynet.storage import absolute, exists, join, locate, read_bytes, read_json, unwritable
+from manynet.telemetry import training_status
 from manynet.training import checkpoints as checkpoint
 from manynet.training import loop as training_loop
-from manynet.training.log import CURVES, PROGRESS
-from manynet.training.loop import CHECKPOINTS, RESULT, Job, Work, load_weights
+from manynet.training.log import CURVES
+from manynet.training.loop import CHECKPOINTS, RESULT, TrainingJob, Work, load_weights
 from manynet.training.progress import training_bar
 from manynet.training.results import (
     Trained,
@@ -103,7 +104,7 @@ def train_supernet(
         TrainingError: when it cannot start as asked, a checkpoint is damaged, or training diverges.
         TrainingStopped: when interrupted.
     """
-    job = Job("supernet", absolute(folder), settings, identity(space, data, settings))
+    job = TrainingJob("supernet", absolute(folder), settings, identity(space, data, settings))
     return _train([job], space, data, absolute(folder), validation_examples)[0]
 
 
@@ -174,15 +175,15 @@ def curves(folder: str | Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
-def _subnet_job(job: SubnetJob, space: SearchSpace, data: Data, folder: str) -> Job:
+def _subnet_job(job: SubnetJob, space: SearchSpace, data: Data, folder: str) -> TrainingJob:
     arch = space.canonical(job.arch)
     weights = None if job.weights is None else digest(job.weights)
     about = identity(space, data, job.settings, arch, weights)
-    return Job(job.key, join(folder, job.key), job.settings, about, arch, job.weights)
+    return TrainingJob(job.key, join(folder, job.key), job.settings, about, arch, job.weights)
 
 
 def _train(
-    jobs: Sequence[Job], space: SearchSpace, data: Data, folder: str, validation_examples: int
+    jobs: Sequence[TrainingJob], space: SearchSpace, data: Data, folder: str, validation_examples: int
 ) -> list[Trained]:
     for job in jobs:
         check(job.settings, job.trains)
@@ -220,7 +221,7 @@ def _run(work: Work) -> None:
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with training_bar(join(work.folder, PROGRESS)), _interrupt_handler_kept():
+    with training_bar(join(work.folder, training_status.FILE)), _interrupt_handler_kept():
         try:
             trainer.fit()
         except TrainingFailedError as error:
@@ -265,7 +266,7 @@ def _interrupt_handler_kept() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _check_checkpoints(jobs: Sequence[Job], folder: str) -> None:
+def _check_checkpoints(jobs: Sequence[TrainingJob], folder: str) -> None:
     for job in jobs:
         for found in checkpoint.find(join(folder, CHECKPOINTS), job.name)[:1]:
             found.verify()

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from manynet.cli.watching.study_folder import Seen, Step
-from manynet.errors import ManynetError
+from manynet.errors import first_line
+from manynet.runtime.ray_session import TOKEN, ClusterError, check_listens
 from manynet.storage import basename
 from manynet.telemetry.search_status import NAMESPACE, PREFIX, SearchStatus
 
-SECONDS_TO_CONNECT = 5.0
 SECONDS_TO_ANSWER = 10.0
-
-
-class ClusterError(ManynetError):
-    """A Ray cluster cannot be reached."""
 
 
 class Cluster:
@@ -36,13 +30,12 @@ class Cluster:
     """
 
     def __init__(self, address: str) -> None:
-        _check_listens(address)
+        check_listens(address, f"a Ray cluster must listen at {address!r}, but nobody does")
         try:
             ray.init(address, namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise ClusterError(
-                f"a Ray cluster must run at {address!r} and take the token of this machine (RAY_AUTH_MODE=token, and "
-                f"RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH), but Ray says: {_first_line(error)}"
+                f"a Ray cluster must run at {address!r} and take {TOKEN}, but Ray says: {first_line(error)}"
             ) from None
         self._seen: dict[str, Seen] = {}
 
@@ -58,7 +51,7 @@ class Cluster:
             for actor in here:
                 self._ask(actor)
         except (RayError, ConnectionError, RuntimeError) as error:
-            raise ClusterError(f"the Ray cluster must answer, but Ray says: {_first_line(error)}") from None
+            raise ClusterError(f"the Ray cluster must answer, but Ray says: {first_line(error)}") from None
         self._seen = {
             one: seen if one in here else replace(seen, gone=True) for one, seen in self._seen.items()
         }
@@ -82,18 +75,3 @@ def _seen(told: SearchStatus) -> Seen:
 
 def _is_search(actor: dict[str, str]) -> bool:
     return actor["namespace"] == NAMESPACE and actor["name"].startswith(PREFIX)
-
-
-def _check_listens(address: str) -> None:
-    """Ray itself would wait for minutes, or end the process, where nobody listens."""
-    if address == "auto":
-        return
-    place = urlsplit(address if "://" in address else f"ray://{address}")
-    try:
-        socket.create_connection((place.hostname, place.port), SECONDS_TO_CONNECT).close()
-    except (OSError, ValueError) as error:
-        raise ClusterError(f"a Ray cluster must listen at {address!r}, but nobody does: {error}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

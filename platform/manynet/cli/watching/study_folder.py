@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from pyarrow.fs import FileType
 
 from manynet.config.experiment import parse_experiment
 from manynet.devices.journal import Journal
 from manynet.devices.journal import Status as DeviceStatus
-from manynet.storage import StorageError, basename, join, locate, read_bytes, read_json
+from manynet.storage import StorageError, basename, join, locate, read_bytes
 from manynet.telemetry import finalists_file as winners
 from manynet.telemetry import search_status as status
+from manynet.telemetry import training_status
 from manynet.telemetry.search_status import Member, SearchStatus
+from manynet.telemetry.training_status import TrainingStatus
 
 EXPERIMENT, DEVICES = "experiment.yaml", "devices.json"
-TRAINING, TRAINED, SUBNETS = "supernet/progress.json", "supernet/result.json", "subnets/progress.json"
+TRAINED = "supernet/result.json"
+TRAINING, SUBNETS = f"supernet/{training_status.FILE}", f"subnets/{training_status.FILE}"
 STALE_SECONDS = 30.0
 """Without news: training tells every second, a search every two, but checkpoints and exports take a while."""
 
@@ -35,7 +38,7 @@ class Seen:
         step: the one that the study is at; ``begun`` before anything is told of the first.
         steps: those that it is to go through.
         updated: when anything was last told, seconds since 1970.
-        training: of the supernet: what :class:`manynet.training.log.TrainingLog` tells.
+        training: of the supernet: as training publishes it.
         search: what the search tells.
         subnets: of finalists and anchors: as ``training``.
         devices: how they are.
@@ -49,9 +52,9 @@ class Seen:
     step: Step
     steps: Sequence[str]
     updated: float
-    training: Mapping[str, Any] | None = None
+    training: TrainingStatus | None = None
     search: SearchStatus | None = None
-    subnets: Mapping[str, Any] | None = None
+    subnets: TrainingStatus | None = None
     devices: Sequence[DeviceStatus] = field(default_factory=tuple)
     winners: Sequence[Member] = field(default_factory=tuple)
     gone: bool = False
@@ -88,9 +91,9 @@ def read_study(folder: str) -> Seen:
         step=_step(steps, written, search),
         steps=steps,
         updated=max(told, *written.values()),
-        training=read_json(join(folder, TRAINING)),
+        training=training_status.read(join(folder, TRAINING)),
         search=search,
-        subnets=read_json(join(folder, SUBNETS)),
+        subnets=training_status.read(join(folder, SUBNETS)),
         devices=Journal.read(join(folder, DEVICES)).devices,
         winners=found or (),
     )

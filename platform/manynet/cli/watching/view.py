@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -15,8 +14,9 @@ from manynet.cli.watching.study_folder import Seen
 from manynet.devices.journal import Status as DeviceStatus
 from manynet.records.conditions import LATENCY, Objective, parse_objectives
 from manynet.records.formatting import show
+from manynet.telemetry import training_status
 from manynet.telemetry.search_status import Member, SearchStatus
-from manynet.training.progress import status as training_status
+from manynet.telemetry.training_status import TrainingStatus
 
 PLOT_WIDTH = 34
 """The least that a plot beside the front's table takes."""
@@ -68,8 +68,8 @@ def _doubt(seen: Seen, now: float) -> str:
     return " (no news: the driver may be gone)" if seen.silence(now) else ""
 
 
-def _training(told: Mapping[str, Any]) -> str:
-    return training_status(told) or "starting"
+def _training(told: TrainingStatus) -> str:
+    return training_status.line(told) or "starting"
 
 
 def _study(seen: Seen, width: int, height: int, now: float) -> list[RenderableType]:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from manynet.data.base import DataError
 from manynet.data.features import Features
+from manynet.errors import InvalidValue
 from manynet.storage import StorageError, join, read_bytes, write_bytes
 from manynet.storage import exists as is_there
 
@@ -113,6 +114,4 @@ def _parse(content: bytes, address: str) -> Schema:
     try:
         return TypeAdapter(Schema).validate_python(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise DataError(f"{rule}, but {key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        raise DataError(f"{rule}, but {InvalidValue.first(error).line()}") from None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from manynet.data.base import DataError
+from manynet.errors import first_line
 
 Pixels = NDArray[np.uint8]
 
@@ -85,8 +86,7 @@ def decode(file: str | IO[bytes], name: str, shape: ImageShape) -> Pixels:
 
 def unreadable(name: str, error: Exception) -> DataError:
     """One line that names an image which cannot be read."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return DataError(f"images must be readable, but {name} is not: {reason}")
+    return DataError(f"images must be readable, but {name} is not: {first_line(error)}")
 
 
 def conform(images: Pixels, shape: ImageShape) -> Pixels:

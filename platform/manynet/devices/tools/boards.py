@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 
 from manynet.devices.errors import DeviceError
+from manynet.errors import InvalidValue
 
 VARIABLE = "MANYNET_DEVICES"
 NEEDED = ("{model}", "{threads}")
@@ -96,7 +97,5 @@ def _board(label: object, entry: object, path: Path) -> Board:
     try:
         return Board.model_validate(entry)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, (label, *first["loc"])))
-        got = "" if first["type"] == "missing" else f", but got {first['input']!r}"
-        raise DeviceError(f"{key} of {path}: {first['msg'][0].lower()}{first['msg'][1:]}{got}") from None
+        takes = f"a board takes {', '.join(Board.model_fields)}"
+        raise DeviceError(InvalidValue.first(error, str(label)).line(takes, of=f" of {path}")) from None

@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from manynet.devices.errors import MeasurementError, first_line
+from manynet.devices.errors import MeasurementError, typed_line
 
 
 def exported(subnet: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
@@ -20,7 +20,7 @@ def exported(subnet: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
         with torch.no_grad():
             program = torch.onnx.export(deepcopy(subnet).eval(), inputs, dynamo=True, verbose=False)
     except Exception as error:  # noqa: BLE001 - the exporter lets through whatever tracing raises
-        raise MeasurementError(f"export to ONNX failed: {first_line(_root(error))}") from None
+        raise MeasurementError(f"export to ONNX failed: {typed_line(_root(error))}") from None
     if program is None:
         raise RuntimeError("torch.onnx.export must return a program, but got None")
     return bytes(program.model_proto.SerializeToString())

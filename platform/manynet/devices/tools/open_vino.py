@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from manynet.devices.errors import MeasurementError, first_line
+from manynet.devices.errors import MeasurementError, typed_line
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing, time_run
 from manynet.devices.tools._base import Tool, repeated
@@ -83,4 +83,4 @@ def _reason(error: RuntimeError) -> str:
     for line in str(error).splitlines():
         if UNCONVERTED in line:
             return f"OpenVINO must have a rule for every operator, but got {line.partition(UNCONVERTED)[2]}"
-    return f"OpenVINO could not load the network: {first_line(error)}"
+    return f"OpenVINO could not load the network: {typed_line(error)}"

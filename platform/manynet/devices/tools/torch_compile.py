@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manynet.devices.errors import MeasurementError, first_line
+from manynet.devices.errors import MeasurementError, typed_line
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing, time_run
 from manynet.devices.tools._base import Tool
-from manynet.devices.tools.torch_network import placed
+from manynet.devices.tools.torch_network import placed, warmed
 
 OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     "compile_threads": 1
@@ -50,15 +50,9 @@ class TorchCompile(Tool):
     ) -> Callable[[], Timing]:
         network, inputs = placed(subnet, example, name, "cpu")
         try:
-            graph = compiled(network, inputs)
-
-            @torch.inference_mode()
-            def run() -> None:
-                graph(*inputs)
-
-            run()
+            run = warmed(compiled(network, inputs), inputs)
         except Exception as error:  # noqa: BLE001 - compilers fail in any way
-            raise MeasurementError(f"torch.compile failed: {first_line(error)}") from None
+            raise MeasurementError(f"torch.compile failed: {typed_line(error)}") from None
         return lambda: time_run(run)
 
 

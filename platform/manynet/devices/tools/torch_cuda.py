@@ -11,7 +11,7 @@ from manynet.devices.fingerprint import fingerprint
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing, calmest, warm_group
 from manynet.devices.tools._base import Tool
-from manynet.devices.tools.torch_network import placed
+from manynet.devices.tools.torch_network import placed, warmed
 
 
 class TorchCuda(Tool):
@@ -36,13 +36,7 @@ class TorchCuda(Tool):
     def prepare(
         self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
     ) -> Callable[[], Timing]:
-        network, inputs = placed(subnet, example, name, "cuda")
-
-        @torch.inference_mode()
-        def run() -> None:
-            network(*inputs)
-
-        run()
+        run = warmed(*placed(subnet, example, name, "cuda"))
         torch.cuda.synchronize()
         return lambda: time_by_events(run)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing, time_run
 from manynet.devices.tools._base import Tool
-from manynet.devices.tools.torch_network import placed
+from manynet.devices.tools.torch_network import placed, warmed
 
 
 class TorchEager(Tool):
@@ -24,11 +24,5 @@ class TorchEager(Tool):
     def prepare(
         self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
     ) -> Callable[[], Timing]:
-        network, inputs = placed(subnet, example, name, "cpu")
-
-        @torch.inference_mode()
-        def run() -> None:
-            network(*inputs)
-
-        run()
+        run = warmed(*placed(subnet, example, name, "cpu"))
         return lambda: time_run(run)

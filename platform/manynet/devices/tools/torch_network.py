@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,3 +35,14 @@ def placed(
         for tensor in repeated(example, name.batch)
     )
     return network, inputs
+
+
+def warmed(network: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Callable[[], None]:
+    """A call of ``network`` in inference mode, after a first one."""
+
+    @torch.inference_mode()
+    def run() -> None:
+        network(*inputs)
+
+    run()
+    return run

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manynet.devices import DeviceName
-from manynet.latency.published.files import described, first_line, licences_beside, read_file
+from manynet.errors import first_line
+from manynet.latency.published.files import described, licences_beside, read_file
 from manynet.latency.published.latencies import (
     Gathering,
     PublishedError,

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from manynet.data.raw_files import RawFile, open_raw
+from manynet.errors import first_line
 from manynet.latency.published.latencies import PublishedError
 from manynet.storage import locate
 
@@ -83,11 +84,6 @@ def described(what: str, contents: Mapping[str, bytes]) -> str:
         digest.update(f"{name} {len(content)}\n".encode() + content)
     files = next(iter(contents)) if len(contents) == 1 else f"{len(contents)} files"
     return f"{what}; {files}, sha256 {digest.hexdigest()[:16]}"
-
-
-def first_line(error: Exception) -> str:
-    """What is wrong, in one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _files(folder: str) -> list[RawFile]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from manynet.errors import ManynetError
+from manynet.errors import ManynetError, first_line
 from manynet.storage import basename
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _check_mlflow(store: str) -> None:
         MlflowClient(store)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         raise TrackerError(
-            f"an MLflow store must be one that MLflow opens, but got {store!r}: {_first_line(error)}"
+            f"an MLflow store must be one that MLflow opens, but got {store!r}: {first_line(error)}"
         ) from None
 
 
@@ -119,13 +119,9 @@ def _check_wandb() -> None:
     try:
         known = wandb.login(prompt=False)
     except wandb.Error as error:
-        raise TrackerError(f"tracker wandb needs a key that its server takes: {_first_line(error)}") from None
+        raise TrackerError(f"tracker wandb needs a key that its server takes: {first_line(error)}") from None
     if not known:
         raise TrackerError(
             "tracker wandb needs a key, but found none: set WANDB_API_KEY, run `wandb login`, "
             "or set WANDB_MODE=offline"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.experiment import Trial
 
-from manynet.errors import ManynetError
+from manynet.errors import ManynetError, first_line
 from manynet.search.trackers.results import failure, metrics
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class MLflowRuns(MLflowLoggerCallback):
         except MlflowException as error:
             raise MLflowError(
                 f"MLflow must take the experiment {self.experiment_name!r} at {self.tracking_uri}, "
-                f"but says: {_first_line(error)}"
+                f"but says: {first_line(error)}"
             ) from None
 
     def log_trial_start(self, trial: Trial) -> None:
@@ -97,13 +97,9 @@ def _forgiven() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        logger.warning("MLflow was not told of a candidate: %s", _first_line(error))
+        logger.warning("MLflow was not told of a candidate: %s", first_line(error))
 
 
 def _name(column: str) -> str:
     """A name that MLflow takes: ``latency@host/torch?batch=8`` has characters that it refuses."""
     return re.sub(r"[^\w.\- /:]", "_", column)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,7 +16,7 @@ from manynet.records.selection import anchors
 from manynet.search.scoring import Latency
 from manynet.space.search_space import Architecture
 from manynet.studies.transfer.comparison import pareto_front
-from manynet.telemetry.progress_bar import counted
+from manynet.telemetry.progress_bar import logged_bar
 
 Measure = Callable[[Architecture, Sequence[str]], Mapping[str, Latency]]
 """Latency of an architecture on each of the named devices; raises DeviceError where one cannot measure it."""
@@ -105,7 +105,7 @@ def measure_missing(
             done += more
             told(done, total)
 
-    with counted("transfer", console) as told, ThreadPoolExecutor(len(missing)) as threads:
+    with logged_bar("transfer", console) as told, ThreadPoolExecutor(len(missing)) as threads:
         jobs = {
             name: threads.submit(_measure_all, name, left, measure, ledger, advance, stop)
             for name, left in missing.items()

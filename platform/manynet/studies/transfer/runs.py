@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from manynet.devices import DeviceName
 from manynet.devices.tools import tool_of
+from manynet.errors import InvalidValue
 from manynet.records.conditions import LATENCY
 from manynet.records.ledger import Ledger, Record
 from manynet.records.rank_correlation import FEWEST
@@ -168,8 +169,5 @@ def _published(folder: str | Path) -> Published:
     try:
         return Published.model_validate_json(read_bytes(address))
     except ValidationError as error:
-        wrong = error.errors()[0]
-        where = ".".join(map(str, wrong["loc"])) or "the file"
-        raise TransferError(
-            f"{address} must hold name, metric and devices, but got {where}: {wrong['msg']}"
-        ) from None
+        wrong = InvalidValue.first(error).line()
+        raise TransferError(f"{address} must hold name, metric and devices, but got {wrong}") from None

@@ -26,8 +26,8 @@ class Piece(Protocol):
         """How errors show a bad row."""
 
 
-class Tally:
-    """Counts rows.
+class BadRowPolicy:
+    """Counts rows, and stops at bad ones unless they may be skipped.
 
     Attributes:
         dropped: bad rows by reason.

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from manynet.data.base import DataError
 from manynet.data.clicks.raw.avazu import avazu_layout
-from manynet.data.clicks.raw.bad_row_policy import Piece, Tally
+from manynet.data.clicks.raw.bad_row_policy import BadRowPolicy, Piece
 from manynet.data.clicks.raw.bad_rows import Faults
 from manynet.data.clicks.raw.columnar import batches
 from manynet.data.clicks.raw.criteo import criteo_layout
@@ -21,7 +21,7 @@ from manynet.data.clicks.raw.delimited import PIECE_BYTES, pieces
 from manynet.data.clicks.raw.kdd import kdd_files, kdd_layout
 from manynet.data.clicks.raw.layout import Layout
 from manynet.data.clicks.raw.output import SplitWriter, check_folder, clear_folder
-from manynet.data.clicks.raw.reading_bar import reading_bar
+from manynet.data.clicks.raw.reading_bar import ReadingBar, no_bar
 from manynet.data.clicks.raw.stratify import SPLITS, Stratifier
 from manynet.data.clicks.raw.transform import Examples, transform
 from manynet.data.clicks.schema import Schema, write_schema
@@ -44,6 +44,7 @@ def convert(
     seed: int = 0,
     skip_bad: bool = False,
     piece_bytes: int = PIECE_BYTES,
+    bar: ReadingBar = no_bar,
 ) -> Schema:
     """Convert raw logs into a data set of three splits.
 
@@ -61,6 +62,7 @@ def convert(
         seed: of the splits.
         skip_bad: leave bad rows out and count them, rather than stop at the first.
         piece_bytes: of unpacked text that are read at once; no result depends on it.
+        bar: shows how many bytes of each file are read.
 
     Returns:
         What was written, as `read_schema` reads it.
@@ -74,11 +76,11 @@ def convert(
     if piece_bytes < 1:
         raise DataError(f"piece_bytes must be at least 1, but got {piece_bytes}")
     check_folder(folder)
-    tally = Tally(skip_bad)
-    files, layout = _open(source, table_rows, tokens, tally)
+    policy = BadRowPolicy(skip_bad)
+    files, layout = _open(source, table_rows, tokens, policy, bar)
     clear_folder(folder)
     writers = [SplitWriter(join(folder, name), layout.features) for name in SPLITS]
-    _copy(files, layout, piece_bytes, tally, seed, writers)
+    _copy(files, layout, piece_bytes, policy, seed, writers, bar)
     for writer in writers:
         writer.close()
     schema = Schema(
@@ -89,7 +91,7 @@ def convert(
         seed=seed,
         rows={name: writer.rows for name, writer in zip(SPLITS, writers, strict=True)},
         positives={name: writer.positives for name, writer in zip(SPLITS, writers, strict=True)},
-        dropped=dict(sorted(tally.dropped.items())),
+        dropped=dict(sorted(policy.dropped.items())),
         digest=_digest(layout.features, writers),
     )
     _check(schema)
@@ -97,7 +99,9 @@ def convert(
     return schema
 
 
-def _open(source: str, table_rows: int | None, tokens: bool, tally: Tally) -> tuple[list[RawFile], Layout]:
+def _open(
+    source: str, table_rows: int | None, tokens: bool, policy: BadRowPolicy, bar: ReadingBar
+) -> tuple[list[RawFile], Layout]:
     kind, _, path = source.partition(":")
     if tokens and kind != "kdd":
         raise DataError(f"tokens are only joined to kdd:FOLDER, but got {source!r}")
@@ -106,7 +110,7 @@ def _open(source: str, table_rows: int | None, tokens: bool, tally: Tally) -> tu
     if path and kind == "avazu":
         return find_files(path), avazu_layout(table_rows)
     if path and kind == "kdd":
-        return kdd_files(path), kdd_layout(path, table_rows, tokens, tally)
+        return kdd_files(path), kdd_layout(path, table_rows, tokens, policy, bar)
     if path and kind == "schema":
         declared = read_declaration(path)
         files = declared_files(path, declared)
@@ -118,17 +122,18 @@ def _copy(
     files: list[RawFile],
     layout: Layout,
     piece_bytes: int,
-    tally: Tally,
+    policy: BadRowPolicy,
     seed: int,
     writers: list[SplitWriter],
+    bar: ReadingBar,
 ) -> None:
     """Convert all rows. They are counted, dealt out and written in the order of the files."""
     stratifier = Stratifier(seed)
     size = sum(file.size for file in files)
-    with reading_bar("converting", size) as show, ThreadPoolExecutor(_THREADS) as pool:
+    with bar("converting", size) as show, ThreadPoolExecutor(_THREADS) as pool:
         for piece, done, result in _submitted(pool, files, layout, piece_bytes):
             examples, faults = result.result()
-            tally.add(piece, len(examples.labels), faults)
+            policy.add(piece, len(examples.labels), faults)
             for writer, rows in zip(writers, stratifier.deal(examples.labels), strict=True):
                 writer.add(examples, rows)
             show(done)

@@ -15,6 +15,7 @@ from manynet.data.clicks.raw.layout import Columns, Dialect, Layout, capped
 from manynet.data.clicks.schema import LABEL
 from manynet.data.features import Categorical
 from manynet.data.raw_files import RawFile, find_files
+from manynet.errors import InvalidValue
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 PARQUET = ".parquet"
@@ -80,14 +81,9 @@ def read_declaration(path: str) -> Declaration:
 
 
 def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        model = Table if len(first["loc"]) > 1 else Declaration
-        return f"{key} is not a key; there are {', '.join(model.model_fields)}"
-    if first["type"] == "missing":
-        return f"{key} is required"
-    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, but got {first['input']!r}"
+    wrong = InvalidValue.first(error)
+    model = Table if "." in wrong.key else Declaration
+    return wrong.line(f"there are {', '.join(model.model_fields)}")
 
 
 def _problem(declared: Declaration) -> str:

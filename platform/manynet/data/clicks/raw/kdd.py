@@ -8,11 +8,11 @@ from os.path import expanduser
 import pyarrow as pa
 
 from manynet.data.base import DataError
-from manynet.data.clicks.raw.bad_row_policy import Tally
+from manynet.data.clicks.raw.bad_row_policy import BadRowPolicy
 from manynet.data.clicks.raw.delimited import PIECE_BYTES, pieces
 from manynet.data.clicks.raw.layout import Columns, Dialect, Join, Layout, capped, tables
 from manynet.data.clicks.raw.lookup import read_lists, read_profile
-from manynet.data.clicks.raw.reading_bar import reading_bar
+from manynet.data.clicks.raw.reading_bar import ReadingBar
 from manynet.data.features import Categorical
 from manynet.data.raw_files import RawFile, find_files
 from manynet.storage import exists, join
@@ -51,44 +51,52 @@ def kdd_files(folder: str) -> list[RawFile]:
     return [_find(folder, LOG)]
 
 
-def kdd_layout(folder: str, table_rows: int | None, tokens: bool, tally: Tally) -> Layout:
+def kdd_layout(
+    folder: str, table_rows: int | None, tokens: bool, policy: BadRowPolicy, bar: ReadingBar
+) -> Layout:
     """Tab-separated, without a header. Reads the files that are joined to the log, and keeps what they hold.
 
     Args:
         folder: where the competition's files are, each plain or gzipped.
         table_rows: no table has more rows; None leaves the published sizes.
         tokens: also join the tokens of queries, keywords, titles and descriptions, as multi-valued features.
-        tally: counts the rows of the joined files.
+        policy: counts the rows of the joined files.
+        bar: shows how many bytes of each joined file are read.
 
     Raises:
         DataError: naming the file that is missing or has bad rows, or if `table_rows` is below 2.
     """
     columns = Columns(label="click", dense=DENSE, texts=tuple(TABLES), counts=True)
     categorical = tables(TABLES, table_rows)
-    joins = [_profile(folder, table_rows, tally)]
+    joins = [_profile(folder, table_rows, policy, bar)]
     if tokens:
-        joins += [_tokens(folder, *names, table_rows, tally) for names in TOKENS]
+        joins += [_tokens(folder, *names, table_rows, policy, bar) for names in TOKENS]
     return Layout("kdd", columns, categorical, Dialect("\t", header=tuple(HEADER.split())), tuple(joins))
 
 
-def _profile(folder: str, table_rows: int | None, tally: Tally) -> Join:
+def _profile(folder: str, table_rows: int | None, policy: BadRowPolicy, bar: ReadingBar) -> Join:
     features = tables(PROFILE_TABLES, table_rows)
-    return read_profile("userID", features, _texts(folder, PROFILE, ("userID", *PROFILE_TABLES), tally))
+    texts = _texts(folder, PROFILE, ("userID", *PROFILE_TABLES), policy, bar)
+    return read_profile("userID", features, texts)
 
 
-def _tokens(folder: str, file: str, key: str, name: str, table_rows: int | None, tally: Tally) -> Join:
+def _tokens(
+    folder: str, file: str, key: str, name: str, table_rows: int | None, policy: BadRowPolicy, bar: ReadingBar
+) -> Join:
     (feature,) = capped([Categorical(name, TOKEN_ROWS, TOKEN_VALUES)], table_rows)
-    return read_lists(key, feature, "|", _texts(folder, file, (key, name), tally))
+    return read_lists(key, feature, "|", _texts(folder, file, (key, name), policy, bar))
 
 
-def _texts(folder: str, name: str, header: tuple[str, ...], tally: Tally) -> Iterator[pa.Table]:
+def _texts(
+    folder: str, name: str, header: tuple[str, ...], policy: BadRowPolicy, bar: ReadingBar
+) -> Iterator[pa.Table]:
     """All rows of a file that is joined, as texts."""
     file = _find(folder, name)
     columns, dialect = Columns(texts=header), Dialect("\t", header=header)
-    with reading_bar(name, file.size) as show:
+    with bar(name, file.size) as show:
         for piece in pieces(file, columns, dialect, PIECE_BYTES):
             table, faults = piece.read(columns)
-            tally.add(piece, len(table), faults)
+            policy.add(piece, len(table), faults)
             show(piece.done)
             yield table
 

@@ -1,27 +1,14 @@
-"""Shows how far a long reading is."""
+"""Progress of a long reading, drawn by whoever calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+ReadingBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Opens a progress bar, given its title and the bytes in all; yields a callback that takes the bytes read so far."""
 
 
-@contextmanager
-def reading_bar(title: str, size: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, if that is a terminal; what is yielded takes the bytes read so far.
-
-    Args:
-        title: what is read.
-        size: bytes in all.
-    """
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=size)
-        yield lambda done: bar.update(task, completed=done)
+def no_bar(title: str, size: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Draws nothing."""
+    return nullcontext(lambda done: None)
