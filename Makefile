@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet
 STAMP := .venv/.installed
+# Processes that `make test` spreads the test files over, each with a Ray of its own.
+WORKERS ?= 2
 
 .PHONY: install demo test bench wheel lower-bounds constraints clean
 
@@ -26,7 +28,7 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 # Goes on past a benchmark that fails, and says at the end which did. BENCH=--quick runs small sizes.
 bench: install

@@ -46,7 +46,10 @@ def environment(root: Path, start: str = "", optuna: str = "") -> dict[str, str]
 
 
 def main(folder: Path) -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
+    # Ray asks a node that does not answer five times, three seconds apart, before it counts as dead.
+    soon_dead = {"health_check_period_ms": 500}
+    head = {"num_cpus": 0, "_system_config": soon_dead, **SMALL}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     os.environ["RAY_ADDRESS"] = cluster.address
     said: dict[str, str | None] = {}
 

@@ -26,9 +26,11 @@ from manynet.search.runs import search
 from manynet.space import tasks
 from manynet.space.search_space import SearchSpace, Supernet
 
-EVALUATIONS = 24
+EVALUATIONS = 12
 KILL_AFTER = 4
 KIND, OTHER = "pi/torch", "jetson/torch"
+# Ray asks a node that does not answer five times, three seconds apart, before it counts as dead.
+SOON_DEAD = {"health_check_period_ms": 500}
 
 
 class Net(Supernet):
@@ -48,14 +50,13 @@ space = SearchSpace(
 
 
 def start_cluster() -> tuple[Cluster, list[Any]]:
-    """A head, two nodes for evaluators, two for devices of one kind and one for another."""
-    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    """A head that has a device of one kind, two nodes for evaluators and two for devices of another kind."""
     small = {"object_store_memory": 100 * 2**20}
+    head = {"num_cpus": 0, "include_dashboard": False, "resources": {f"device:{OTHER}": 1}, **small}
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": SOON_DEAD})
     for _ in range(2):
         cluster.add_node(num_cpus=1, **small)
     kind = [cluster.add_node(num_cpus=0, resources={f"device:{KIND}": 1}, **small) for _ in range(2)]
-    cluster.add_node(num_cpus=0, resources={f"device:{OTHER}": 1}, **small)
     cluster.wait_for_nodes()
     return cluster, kind
 

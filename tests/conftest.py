@@ -1,14 +1,16 @@
-"""Shared fixtures: one Ray session for all tests that need one, and one S3 server."""
+"""Shared fixtures: one Ray session for all tests that need one, one S3 server, and the command line in this process."""
 
+import logging
 import os
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pyarrow.fs
 import pytest
 import torch
@@ -20,10 +22,18 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(ROOT / "platform"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
+# Ray Train asks its workers every two seconds whether they are done, and tests train for less.
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 
 
 # On as many cores as Ray's workers use, threads would wait for each other.
 torch.set_num_threads(1)
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +53,54 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def joining(ray_cluster: None) -> dict[str, str]:
+    """Environment of a process that joins the tests' Ray, where one of its own would cost more than what it does."""
+    import ray
+
+    return {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
+@pytest.fixture
+def when_free(ray_cluster: None) -> Callable[[], None]:
+    """Waits until nothing runs on the tests' Ray: what a killed driver had started ends a little after it."""
+    import ray
+
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+            assert time.monotonic() < deadline, ray.available_resources()
+            time.sleep(0.05)
+
+    return wait
+
+
+@pytest.fixture
+def manynet(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line, in this process: what a new one imports takes seconds."""
+    from manynet.cli import main
+
+    def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        caplog.set_level(logging.INFO, logger="manynet")
+        capsys.readouterr()
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", ["manynet", *arguments])
+            patch.setattr(sys, "path", list(sys.path))
+            with pytest.raises(SystemExit) as ended:
+                main()
+        said = capsys.readouterr()
+        # pytest takes the log, which a process of its own writes to its errors.
+        return subprocess.CompletedProcess(
+            ["manynet", *arguments], int(ended.value.code or 0), said.out, caplog.text + said.err
+        )
+
+    return run
 
 
 class S3Server:

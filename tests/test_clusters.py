@@ -370,6 +370,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             "PORT": str(port),
             "DASHBOARD_PORT": str(dashboard),
             "RAY_AUTH_TOKEN_PATH": str(token),
+            # A head that is told to stop waits up to half a minute for what runs on it.
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             # Ray's own fixed ports, which another Ray on this machine may have.
             "AUTOSCALER_METRIC_PORT": str(metric[0]),
             "DASHBOARD_METRIC_PORT": str(metric[1]),

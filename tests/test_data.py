@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 
 from manynet import data as data_module
 from manynet.data import Batch, Data, DataError, Images, Split, digits, load
-from manynet.data.images import augment
+from manynet.data.images.augment import augment
 
 RNG = np.random.default_rng(0)
 

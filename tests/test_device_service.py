@@ -91,23 +91,24 @@ def test_the_only_device_of_a_kind_goes_on_in_spite_of_drift_after_a_while() -> 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_drift_is_noticed_told_and_forgiven(tmp_path: Path) -> None:
+    # Long enough that what else the machine does is little beside it.
     clock, journal = tmp_path / "clock", tmp_path / "devices.json"
-    clock.write_text("4")
+    clock.write_text("20")
     rules = DriftRules(interval_seconds=0, again_seconds=0.2, patience_seconds=3)
     with DevicePool(["host/torch"], journal=str(journal), drift=rules) as pool:
         pool.refer(Sleeper(clock), EXAMPLE)
         first = pool.measure(nn.Identity(), EXAMPLE)["host/torch"]
         assert abs(first.drift) < rules.tolerance
 
-        clock.write_text("8")
+        clock.write_text("40")
         start = time.monotonic()
         alone = pool.measure(nn.Identity(), EXAMPLE)["host/torch"]
         assert time.monotonic() - start >= rules.patience_seconds, "it was set aside first"
         assert 0.5 < alone.drift < 1.5
         (status,) = pool.statuses()
-        assert status.why.startswith("the reference subnet takes 8")
+        assert status.why.startswith("the reference subnet takes 40")
 
-        clock.write_text("4")
+        clock.write_text("20")
         assert abs(pool.measure(nn.Identity(), EXAMPLE)["host/torch"].drift) < rules.tolerance
         (status,) = pool.statuses()
         assert (status.state, status.why, status.measured) == ("in service", "", 3)
@@ -116,7 +117,7 @@ def test_drift_is_noticed_told_and_forgiven(tmp_path: Path) -> None:
     assert (entry["state"], entry["measured"]) == ("ended", 3)
 
     # A later run holds its devices to the same time.
-    clock.write_text("2")
+    clock.write_text("10")
     with DevicePool(["host/torch"], journal=str(journal), drift=rules) as pool:
         pool.refer(Sleeper(clock), EXAMPLE)
         assert pool.measure(nn.Identity(), EXAMPLE)["host/torch"].drift < -0.3
@@ -294,7 +295,7 @@ def test_a_killed_device_is_started_again_and_no_network_is_lost(tmp_path: Path)
 
 @pytest.mark.slow
 def test_search_outlives_a_device_node(tmp_path: Path) -> None:
-    """Real raylets: two evaluator nodes, two device nodes of one kind, one of another; one of the two is killed."""
+    """Real raylets: two evaluator nodes, two device nodes of one kind, one killed; another kind on the head."""
     script = Path(__file__).with_name("cluster_search.py")
     command = [sys.executable, str(script), str(tmp_path)]
     outside = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -302,7 +303,7 @@ def test_search_outlives_a_device_node(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout.splitlines()[-1])
     records, killed = told["records"], told["killed"]
-    assert len(records) == 24
+    assert len(records) == 12
     assert all(
         record["metrics"][f"latency@{kind}"] > 0
         for record in records

@@ -67,6 +67,11 @@ def test_attention_with_fewer_heads_is_attention_built_with_fewer_heads() -> Non
     x = torch.randn(2, 7, 9)
     torch.testing.assert_close(large(x, heads=2), small(x))
     assert (large.heads, small.heads) == (4, 2)
+    qkv = F.linear(x, large.qkv.weight[:30, :9], large.qkv.bias[:30])
+    query, key, value = qkv.view(2, 7, 2, 3, 5).permute(3, 0, 2, 1, 4)
+    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    expected = F.linear(mixed, large.proj.weight[:9, :10], large.proj.bias[:9])
+    torch.testing.assert_close(small(x), expected)
 
 
 def test_patch_embedding_at_its_own_size_is_a_convolution() -> None:

@@ -71,6 +71,21 @@ def test_recalibration_gives_the_mean_statistics_of_the_batches(digits: data.Dat
     assert fresh.network.norm.momentum == 0.1
 
 
+def test_the_statistics_of_training_leave_no_trace_in_a_score(digits: data.Data) -> None:
+    subnet = mn.extract(Net(), {"width": 8}, space.example({"width": 8}))
+    trained = copy.deepcopy(subnet)
+    norm = trained.network.norm
+    norm.running_mean.fill_(3)
+    norm.running_var.fill_(9)
+    norm.num_batches_tracked.fill_(100)
+
+    def loss(one: mn.Subnet, batches: list[tuple[torch.Tensor, ...]]) -> float:
+        return score(one, space, digits.validation, batch_size=64, calibration=batches)["loss"]
+
+    batches = _batches(digits, 2)
+    assert loss(trained, batches) == loss(subnet, batches) != loss(trained, [])
+
+
 def test_the_order_of_evaluation_changes_no_score(digits: data.Data) -> None:
     net = Net().train()
     with torch.no_grad():

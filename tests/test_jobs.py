@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import secrets
 import shutil
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,13 +80,14 @@ class Head(NamedTuple):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    """Ports that nobody listens on, all different, and below those that the kernel hands to others meanwhile."""
+    ports: list[int] = []
+    for port in random.SystemRandom().sample(range(20000, 29000), 9000):
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == count:
+            break
     return ports
 
 

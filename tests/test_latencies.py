@@ -14,6 +14,7 @@ from manynet.errors import ManynetError
 from manynet.latency import sources
 from manynet.latency.forecaster import FIRST
 from manynet.latency.table import LatencyTable
+from manynet.records.ledger import Record
 from manynet.studies.devices import told
 
 PREDICTED, LOOKED_UP = "host/torch?source=predicted", "board/torch?source=table"
@@ -70,7 +71,7 @@ def study(ray_cluster: None, board: Path, tmp_path_factory: pytest.TempPathFacto
     return made
 
 
-def of(record: mn.study.Record, name: str) -> dict[str, object]:
+def of(record: Record, name: str) -> dict[str, object]:
     """The measurement of a record under one name."""
     (found,) = [one for one in record.measurements if one["device"] == name]
     return dict(found)

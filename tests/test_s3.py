@@ -29,7 +29,7 @@ from manynet.telemetry.tensorboard import Events
 from manynet.training import checkpoints as checkpoint
 
 FAST: dict[str, Any] = {"batch_size": 16, "augment": "none", "learning_rate": 3e-3}
-STEPS, EVALUATIONS = 60, 40
+STEPS, EVALUATIONS = 60, 24
 EXPERIMENT: dict[str, Any] = {
     "space": "search_spaces.vit:tiny",
     "data": "digits",
@@ -175,7 +175,9 @@ def test_events_of_a_long_run_are_several_files(s3: Any, monkeypatch: pytest.Mon
     assert points == [0, 1, 2] and len(names(folder)) > 1
 
 
-def test_a_bucket_that_is_not_there_is_refused_before_anything_is_trained(s3: Any, tmp_path: Path) -> None:
+def test_a_bucket_that_is_not_there_is_refused_before_anything_is_trained(
+    s3: Any, tmp_path: Path, manynet: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     address = f"s3://none/run{s3.options}"
     study = mn.Study(address, "search_spaces.vit:tiny")
     with pytest.raises(
@@ -184,10 +186,10 @@ def test_a_bucket_that_is_not_there_is_refused_before_anything_is_trained(s3: An
         study.train(**EXPERIMENT["train"])
     file = tmp_path / "experiment.yaml"
     file.write_text(yaml.safe_dump({**EXPERIMENT, "study": address, "search": None, "finalists": None}))
-    process = start("run", str(file), cwd=tmp_path)
-    output, _ = process.communicate()
+    ran = manynet("run", str(file), cwd=tmp_path)
+    output = ran.stdout + ran.stderr
     (line,) = [line for line in output.splitlines() if line.startswith("Error:")]
-    assert process.returncode == 1 and "must be a folder that can be written" in line
+    assert ran.returncode == 1 and "must be a folder that can be written" in line
     assert "Traceback" not in output and "INFO" not in output
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +246,18 @@ def test_records_prime_the_sampler_and_count(sampler: str) -> None:
     seen = finish(one)
     assert len(seen) == 20 - distinct
     assert not {PROVENANCE.key(arch) for arch in seen} & {record.key for record in records}
+
+
+def test_no_trial_is_left_running() -> None:
+    one, number = searcher(toy_space(2), 50), 0
+    while isinstance(arch := one.suggest(str(number)), dict):
+        failed = arch["width"] == 2
+        one.on_trial_complete(str(number), {"failure": "ValueError: no"} if failed else toy_metrics(arch))
+        number += 1
+    states = [trial.state for trial in trials(one)]
+    assert all(state.is_finished() for state in states)
+    # What had failed was proposed again.
+    assert [state.name for state in states].count("FAIL") > len(one.failures) > 0
 
 
 def test_gives_up_when_the_first_all_fail() -> None:
@@ -502,37 +514,33 @@ def test_a_search_ends_when_its_device_is_lost_and_keeps_what_it_has(tmp_path: P
 
 
 SCRIPT = """
+import os
 import sys
 from pathlib import Path
 import ray
 from test_search import PROVENANCE, Ledger, noted, run, settings, toy_space
 folder = Path(sys.argv[1])
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-         object_store_memory=200 * 2**20)
+# Its evaluators import this file too.
+ray.init(log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}})
 run(toy_space(), settings(evaluations=24), Ledger(folder / "ledger"), noted(folder, 0.2), PROVENANCE, folder)
 """
 
 
 @pytest.fixture
-def killed(tmp_path: Path) -> Iterator[Path]:
+def killed(tmp_path: Path, joining: dict[str, str], when_free: Callable[[], None]) -> Path:
     """A folder whose search was killed half-way."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    # Its evaluators import this file too.
     path = os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]])
-    command, environment = [sys.executable, str(script), str(tmp_path)], {**os.environ, "PYTHONPATH": path}
+    command, environment = [sys.executable, str(script), str(tmp_path)], {**joining, "PYTHONPATH": path}
     with subprocess.Popen(command, env=environment) as process:
         ledger, deadline = tmp_path / "ledger", time.monotonic() + 120
         while len(list(ledger.glob("*.parquet"))) < 6:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    count, quiet = -1, 0
-    while quiet < 10:  # evaluators end a little after their driver
-        now = len(list(ledger.glob("*.parquet")))
-        count, quiet = now, quiet + 1 if now == count else 0
-        time.sleep(0.1)
-    yield tmp_path
+    when_free()
+    return tmp_path
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,25 @@ def test_a_finalist_loads_and_scores_what_its_record_says(study: mn.Study) -> No
     assert found["accuracy"] == pytest.approx(record.metrics["test_accuracy"])
     about = json.loads((Path(study.folder) / record.details["folder"] / "arch.json").read_text())
     assert about["preprocessing"]["mean"] == list(study.data.preprocessing()["mean"])
+
+
+def test_training_scores_and_hands_over_with_renewed_statistics(study: mn.Study) -> None:
+    from manynet.search.scoring import calibration_batches
+    from manynet.space.evaluation import calibrated, score
+
+    batches = calibration_batches(study.data, 8, 256)
+    *_, last = (Path(study.folder) / "supernet" / "curves.jsonl").read_text().splitlines()
+    told = json.loads(last)
+    for name, arch in (("largest", space.largest), ("smallest", space.smallest)):
+        subnet = mn.extract(study.supernet(), arch, space.example(arch))
+        again = score(subnet, space, study.data.validation, batch_size=256, calibration=batches)
+        assert told[f"{name}/accuracy"] == pytest.approx(again["accuracy"])
+        assert told[f"{name}/loss"] == pytest.approx(again["loss"], abs=1e-5)
+    for record in study.winners():
+        subnet = mn.Subnet.load(Path(study.folder) / record.details["folder"])
+        kept, renewed = (one.network.norm for one in (subnet, calibrated(subnet, space, batches)))
+        torch.testing.assert_close(kept.running_mean, renewed.running_mean)
+        torch.testing.assert_close(kept.running_var, renewed.running_var)
 
 
 def test_best_reads_the_ledger(study: mn.Study) -> None:
@@ -287,27 +307,29 @@ def test_a_folder_without_a_study_is_one_clear_line(tmp_path: Path) -> None:
         mn.Study.open(tmp_path)
 
 
-def test_a_killed_driver_loses_no_finished_evaluation(study: mn.Study, tmp_path: Path) -> None:
+def test_a_killed_driver_loses_no_finished_evaluation(
+    study: mn.Study,
+    tmp_path: Path,
+    joining: dict[str, str],
+    when_free: Callable[[], None],
+    manynet: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     folder = _trained_only(study, tmp_path / "run")
     search = SEARCH | {"evaluations": 8, "evaluators": 1}
     script = f"import manynet as mn\nmn.Study.open({str(folder)!r}).search(**{search!r})\n"
-    driver = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, start_new_session=True)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, env=joining, start_new_session=True
+    )
     ledger = Ledger(folder / "ledger")
     deadline = time.monotonic() + 240
     while len(ledger.read()) < 3 and time.monotonic() < deadline and driver.poll() is None:
-        time.sleep(0.2)
+        time.sleep(0.05)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    time.sleep(3)  # evaluators notice that their driver is gone
+    when_free()
     before = {r.key: r.created for r in ledger.read()}
     assert 3 <= len(before) < 8
-    resumed = subprocess.run(
-        [sys.executable, "-m", "manynet", "resume", str(folder)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    resumed = manynet("resume", str(folder), cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     after = {r.key: r.created for r in ledger.read()}
     assert {key: after[key] for key in before} == before
@@ -322,35 +344,41 @@ def test_every_presets_domains_run_in_a_stock_tuner(ray_cluster: None, tmp_path:
     ]
     presets += ["nasrec:tiny", "nasrec:full", "dmasking:tiny", "dmasking:fbnetv2"]
     presets += ["pit:tiny", "pit:imagenet"]
-    for preset in presets:
-        found: mn.SearchSpace = references.load(f"search_spaces.{preset}")
-        for algorithm in (None, OptunaSearch(metric="macs", mode="min", seed=0)):
-            results = tune.Tuner(
-                tune.with_resources(_macs_of(preset), {"cpu": 0.5}),
-                param_space=found.domains,
-                tune_config=tune.TuneConfig(
-                    num_samples=2,
-                    search_alg=algorithm,
-                    metric="macs",
-                    mode="min",
-                    max_concurrent_trials=1,
-                    reuse_actors=True,
-                ),
-                run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
-            ).fit()
-            assert not results.errors
-            for result in results:
-                arch = found.canonical(result.config)
-                assert mn.cost(found, arch).macs == result.metrics["macs"]
+    found: dict[str, mn.SearchSpace] = {
+        preset: references.load(f"search_spaces.{preset}") for preset in presets
+    }
+    # All of them at once: a run of Tune's for each takes a minute in all.
+    for algorithm in (None, OptunaSearch(metric=presets[0], mode="min", seed=0)):
+        results = tune.Tuner(
+            tune.with_resources(_macs_of(presets), {"cpu": 0.5}),
+            param_space={preset: space.domains for preset, space in found.items()},
+            tune_config=tune.TuneConfig(
+                num_samples=2,
+                search_alg=algorithm,
+                metric=presets[0],
+                mode="min",
+                max_concurrent_trials=1,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+        ).fit()
+        assert not results.errors and len(results) == 2
+        for result in results:
+            for preset, space in found.items():
+                arch = space.canonical(result.config[preset])
+                assert mn.cost(space, arch).macs == result.metrics[preset]
 
 
-def _macs_of(preset: str) -> Any:
+def _macs_of(presets: list[str]) -> Any:
     def evaluate(config: dict[str, Any]) -> dict[str, float]:
         import manynet as mn
         from manynet import references
 
-        space = references.load(f"search_spaces.{preset}")
-        return {"macs": mn.cost(space, space.canonical(config)).macs}
+        costs = {}
+        for preset in presets:
+            space = references.load(f"search_spaces.{preset}")
+            costs[preset] = mn.cost(space, space.canonical(config[preset])).macs
+        return costs
 
     return evaluate
 

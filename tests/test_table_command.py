@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from manynet import references
@@ -30,7 +31,7 @@ space = mn.SearchSpace(
 """
 
 
-def manynet(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def started(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "nets.py").write_text(SPACE)
     return subprocess.run(
         [sys.executable, "-m", "manynet", "table", *arguments],
@@ -42,7 +43,7 @@ def manynet(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_table_is_measured_on_a_device_and_told_how_far_it_agrees(tmp_path: Path) -> None:
-    ran = manynet(tmp_path, "nets:space", "table.json", "--device", "host/torch?threads=1", "--subnets", "2")
+    ran = started(tmp_path, "nets:space", "table.json", "--device", "host/torch?threads=1", "--subnets", "2")
     assert ran.returncode == 0, ran.stderr
     assert "table.json: 4 operations measured, 0 interpolated" in ran.stdout
     assert "sums: median absolute error" in ran.stdout and "Kendall tau" in ran.stdout
@@ -53,8 +54,12 @@ def test_a_table_is_measured_on_a_device_and_told_how_far_it_agrees(tmp_path: Pa
     assert table.milliseconds(space, space.largest) > table.milliseconds(space, space.smallest)
 
 
-def test_a_device_of_several_examples_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    ran = manynet(tmp_path, "nets:space", "table.json", "--device", "host/torch?batch=8")
+def test_a_device_of_several_examples_is_refused_before_anything_starts(
+    tmp_path: Path, manynet: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (tmp_path / "elsewhere.py").write_text(SPACE)
+    command = ["table", "elsewhere:space", "table.json", "--device", "host/torch?batch=8"]
+    ran = manynet(*command, cwd=tmp_path)
     assert ran.returncode == 1 and not (tmp_path / "table.json").exists()
     (line,) = [line for line in ran.stderr.splitlines() if line.startswith("Error:")]
     assert "a table holds times at batch 1, but got batch 8 in 'host/torch?batch=8'" in line

@@ -122,6 +122,19 @@ def test_distillation_is_least_where_the_teacher_is() -> None:
     assert other == pytest.approx(float(F.binary_cross_entropy((teacher + 0.5).sigmoid(), teacher.sigmoid())))
 
 
+def test_distillation_of_classes_is_least_where_the_teacher_is() -> None:
+    teacher = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
+    student = teacher.clone().requires_grad_()
+    task = Classification(3)
+    task.distillation(student, teacher).backward()
+    assert student.grad is not None and student.grad.abs().max() < 1e-7
+    outputs = teacher + torch.tensor([0.5, 0.0, -0.5])
+    other = task.distillation(outputs, teacher)
+    assert other > task.distillation(teacher, teacher)
+    expected = -(teacher.softmax(1) * outputs.log_softmax(1)).sum(1).mean()
+    assert other == pytest.approx(float(expected))
+
+
 @pytest.mark.parametrize("task", [Classification(3), CLICKS])
 def test_a_task_says_what_its_metrics_are(task: Task) -> None:
     assert task.columns[task.metric] is True

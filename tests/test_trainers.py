@@ -287,7 +287,7 @@ def test_bf16_on_a_cpu_only_when_asked(space, digits):
         ),
         ("manynet.learning.strategy:Strategy", {}, "must be a concrete subclass"),
         ("manynet.config.settings:TrainSettings", {}, "must be a concrete subclass"),
-        ("trainers.sandwitch:Sandwich", {}, "names no module: there is no trainers.sandwitch"),
+        ("trainers.sandwitch:Sandwich", {}, "names no module: there is no manynet.trainers.sandwitch"),
     ],
 )
 def test_a_strategy_that_cannot_be_is_refused_in_one_line(name, options, message):

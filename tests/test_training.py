@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -98,8 +99,7 @@ from manynet.training.runs import train_supernet
 from manynet.search_spaces.vit import tiny
 
 if __name__ == "__main__":
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
-             object_store_memory=100 * 2**20)
+    ray.init(log_to_driver=False)
     settings = TrainSettings.model_validate_json(sys.argv[1])
     try:
         train_supernet(tiny, data.load("digits", channels=1), settings, sys.argv[2], validation_examples=50)
@@ -108,10 +108,14 @@ if __name__ == "__main__":
 """
 
 
-def interrupted(folder: Path, after: int, how: signal.Signals) -> subprocess.CompletedProcess[str]:
+def interrupted(
+    folder: Path, after: int, how: signal.Signals, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
     """Train in another process, and send it a signal once there is a checkpoint at ``after`` or later."""
     arguments = [sys.executable, "-c", SCRIPT, TrainSettings(**SETTINGS).model_dump_json(), str(folder)]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        arguments, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     deadline = time.monotonic() + 240
     while not any(c.step >= after for c in checkpoint.find(f"{folder}/checkpoints")):
         assert process.poll() is None, process.communicate()
@@ -122,15 +126,19 @@ def interrupted(folder: Path, after: int, how: signal.Signals) -> subprocess.Com
     return subprocess.CompletedProcess(arguments, process.returncode, "", errors)
 
 
-def test_a_run_that_is_interrupted_killed_and_damaged_ends_with_the_same_weights(straight, tmp_path):
-    stopped = interrupted(tmp_path, 10, signal.SIGINT)
+def test_a_run_that_is_interrupted_killed_and_damaged_ends_with_the_same_weights(
+    straight, tmp_path, joining: dict[str, str], when_free: Callable[[], None]
+):
+    stopped = interrupted(tmp_path, 10, signal.SIGINT, joining)
+    when_free()
     assert stopped.returncode == 1
     last = stopped.stderr.strip().splitlines()[-1]
     newest = checkpoint.find(f"{tmp_path}/checkpoints")[0]
     assert last == (
         f"TrainingStopped: training of supernet was stopped; a resume goes on from step {newest.step} of {STEPS}"
     )
-    killed = interrupted(tmp_path, newest.step + 10, signal.SIGKILL)
+    killed = interrupted(tmp_path, newest.step + 10, signal.SIGKILL, joining)
+    when_free()
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "result.json").exists()
 
