@@ -4,8 +4,6 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +18,25 @@ from support import frame, memory, timing
 from support.frame import Bar, Option, at_least, at_most
 
 SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
-AT_ONCE = 2
-"""Scripts side by side: most of what they do is to import and to start processes."""
 SECONDS = 300.0
 
-Started = Callable[[Path], "Future[subprocess.CompletedProcess[str]]"]
+# It starts clusters of its own.
+ALONE = {"evaluator_nodes", "time_to_first_candidate"}
 
 
-@pytest.fixture(scope="module")
-def started(request: pytest.FixtureRequest) -> Iterator[Started]:
-    """Starts the scripts of all tests that were selected, a few at a time."""
-    wanted = [
-        item.callspec.params["script"]
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and item.path == request.path and hasattr(item, "callspec")
-        and "script" in item.callspec.params
-    ]  # fmt: skip
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        runs = {script: pool.submit(quick, script) for script in wanted}
-        yield runs.__getitem__
-        for run in runs.values():
-            run.cancel()
-
-
-def quick(script: Path) -> "subprocess.CompletedProcess[str]":
-    """Run a script's quick form."""
-    return subprocess.run(
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_the_quick_form_runs_and_ends_with_figures(script: Path, joining: dict[str, str]) -> None:
+    if script.stem in ALONE:
+        del joining["RAY_ADDRESS"]
+    ran = subprocess.run(
         [sys.executable, script, "--quick"],
         capture_output=True,
         check=False,
         text=True,
         timeout=SECONDS,
         cwd=ROOT,
+        env=joining,
     )
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_the_quick_form_runs_and_ends_with_figures(script: Path, started: Started) -> None:
-    ran = started(script).result()
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
     line = json.loads(ran.stdout.splitlines()[-1])
     assert line["benchmark"] == script.stem
