@@ -17,6 +17,7 @@ from manynet import references
 from manynet.config.experiment import Experiment, parse_experiment, takes, variants
 from manynet.config.settings import FinalistsSettings, SearchSettings, Settings, TrainSettings
 from manynet.data import Data
+from manynet.data.own import is_spelled, recorded_name
 from manynet.errors import ManynetError
 from manynet.latency import sources
 from manynet.records.conditions import (
@@ -31,6 +32,7 @@ from manynet.records.rank_correlation import FEWEST, RankingQuality, kendall
 from manynet.records.selection import anchors, winners
 from manynet.report import ReportContent, write_report
 from manynet.report.live import SECONDS_BETWEEN, refreshed
+from manynet.runtime.modules import find_again, located
 from manynet.runtime.ray_session import connect
 from manynet.search.runs import check, provenance, search, wanted
 from manynet.space.fitting import fit_together
@@ -67,7 +69,8 @@ class Study:
     Args:
         folder: local, or any filesystem address that pyarrow opens and all nodes reach.
         space: the search space, or where it is found: ``module:name``.
-        data: ``"digits"``, ``"idx:PATH"``, ``"images:PATH"``, ``"parquet:ADDRESS"``, or the data itself.
+        data: ``"digits"``, ``"idx:PATH"``, ``"images:PATH"``, ``"parquet:ADDRESS"``, ``"module:name"`` of a user's own,
+            or the data itself.
 
     Raises:
         StudyError: when the folder holds a study of another space or other data.
@@ -81,7 +84,7 @@ class Study:
         self._data = data
         self._result: Trained | None = None
         found = space if isinstance(space, str) else references.find(space)
-        name = data if isinstance(data, str) else data.name
+        name = recorded_name(data)
         self.ledger = Ledger(join(self.folder, "ledger"))
         asked = Experiment(study=self.folder, space=found or "", data=name, space_digest=self.space.digest)
         self.experiment = self._recorded(asked)
@@ -91,7 +94,7 @@ class Study:
         """The study that a folder holds.
 
         Raises:
-            StudyError: when it holds none, or its space cannot be found again.
+            StudyError: when it holds none, or its space or data cannot be found again.
         """
         experiment = recorded(folder)
         if experiment.sweep:
@@ -101,6 +104,12 @@ class Study:
         if not experiment.space:
             raise StudyError(
                 f"{folder} cannot be resumed by name: its space was made where no module or script holds it"
+            )
+        find_again(experiment.modules)
+        if not is_spelled(experiment.data):
+            raise StudyError(
+                f"{folder} cannot be resumed by name: its data {experiment.data!r} were made where no module or "
+                f"script holds them; call Study(folder, space, data) with the data themselves"
             )
         return cls(folder, experiment.space, experiment.data)
 
@@ -389,7 +398,8 @@ class Study:
         self._check_same(step, settings)
         self._check(step, settings)
         if getattr(self.experiment, step) != settings:
-            self.experiment = self.experiment.model_copy(update={step: settings})
+            changed = self.experiment.model_copy(update={step: settings})
+            self.experiment = changed.model_copy(update={"modules": located(changed) or None})
             write_bytes(join(self.folder, EXPERIMENT), self.experiment.to_yaml().encode())
 
     def _check_same(self, step: str, settings: Settings) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from manynet.config.experiment import Experiment, variants
 from manynet.report import write_sweep_report
+from manynet.runtime.modules import find_again, located
 from manynet.storage import absolute, basename, exists, join, write_bytes
 from manynet.studies.finalists import TEST
 from manynet.studies.study import EXPERIMENT, Study, StudyError, recorded
@@ -42,7 +43,8 @@ class Sweep:
         sweep = cls(experiment)
         for variant in sweep.variants.values():
             Study.begin(variant)
-        write_bytes(join(sweep.folder, EXPERIMENT), sweep.experiment.to_yaml().encode())
+        kept = sweep.experiment.model_copy(update={"modules": located(experiment) or None})
+        write_bytes(join(sweep.folder, EXPERIMENT), kept.to_yaml().encode())
         return sweep
 
     @classmethod
@@ -55,6 +57,7 @@ class Sweep:
         experiment = recorded(folder)
         if not experiment.sweep:
             raise StudyError(f"{folder} holds one study, not several")
+        find_again(experiment.modules)
         return cls(experiment)
 
     def run(self) -> None:

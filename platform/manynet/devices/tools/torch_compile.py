@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from manynet.devices.errors import MeasurementError, first_line
 from manynet.devices.name import DeviceName
-from manynet.devices.timing import Timing, time_run
-from manynet.devices.tools._base import Tool
+from manynet.devices.tools.in_process import InProcessTool
 from manynet.devices.tools.torch_network import placed
 
 OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
@@ -24,7 +23,7 @@ OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
 }  # more would be a pool of processes that outlives the compilation
 
 
-class TorchCompile(Tool):
+class TorchCompile(InProcessTool):
     """One graph, static shapes, inference mode. Compiling takes seconds and is not timed.
 
     A network that does not compile as one whole is refused: the rest would run eagerly without a word.
@@ -45,21 +44,19 @@ class TorchCompile(Tool):
     def version(self) -> str:
         return str(torch.__version__)
 
-    def prepare(
-        self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
-    ) -> Callable[[], Timing]:
+    def loaded(self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName) -> Callable[[], Any]:
         network, inputs = placed(subnet, example, name, "cpu")
         try:
             graph = compiled(network, inputs)
 
             @torch.inference_mode()
-            def run() -> None:
-                graph(*inputs)
+            def run() -> Any:
+                return graph(*inputs)
 
             run()
         except Exception as error:  # noqa: BLE001 - compilers fail in any way
             raise MeasurementError(f"torch.compile failed: {first_line(error)}") from None
-        return lambda: time_run(run)
+        return run
 
 
 def compiled(network: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:

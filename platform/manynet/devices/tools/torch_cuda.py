@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 from manynet.devices.fingerprint import fingerprint
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing, calmest, warm_group
-from manynet.devices.tools._base import Tool
+from manynet.devices.tools.in_process import InProcessTool, refused
 from manynet.devices.tools.torch_network import placed
 
 
-class TorchCuda(Tool):
+class TorchCuda(InProcessTool):
     """Eager torch in inference mode on the GPU that CUDA names first. ``bf16`` casts once, before any run."""
 
     precisions = ("float32", "bf16")
@@ -33,17 +34,22 @@ class TorchCuda(Tool):
     def hardware(self) -> str:
         return f"{torch.cuda.get_device_name()}, {fingerprint()}"
 
-    def prepare(
-        self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
-    ) -> Callable[[], Timing]:
+    def loaded(self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName) -> Callable[[], Any]:
         network, inputs = placed(subnet, example, name, "cuda")
 
         @torch.inference_mode()
-        def run() -> None:
-            network(*inputs)
+        def run() -> Any:
+            return network(*inputs)
 
-        run()
-        torch.cuda.synchronize()
+        return run
+
+    def prepare(
+        self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
+    ) -> Callable[[], Timing]:
+        with refused():
+            run = self.loaded(subnet, example, name)
+            run()
+            torch.cuda.synchronize()
         return lambda: time_by_events(run)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manynet.devices.name import DeviceName
-from manynet.devices.timing import Timing, time_run
-from manynet.devices.tools._base import Tool
+from manynet.devices.tools.in_process import InProcessTool
 from manynet.devices.tools.torch_network import placed
 
 
-class TorchEager(Tool):
+class TorchEager(InProcessTool):
     """Eager torch in inference mode. ``bf16`` casts weights and inputs once, before any run."""
 
     precisions = ("float32", "bf16")
@@ -21,14 +21,11 @@ class TorchEager(Tool):
     def version(self) -> str:
         return str(torch.__version__)
 
-    def prepare(
-        self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
-    ) -> Callable[[], Timing]:
+    def loaded(self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName) -> Callable[[], Any]:
         network, inputs = placed(subnet, example, name, "cpu")
 
         @torch.inference_mode()
-        def run() -> None:
-            network(*inputs)
+        def run() -> Any:
+            return network(*inputs)
 
-        run()
-        return lambda: time_run(run)
+        return run

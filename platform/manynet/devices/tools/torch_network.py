@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from manynet.devices.name import DeviceName
-from manynet.devices.tools._base import repeated
+from manynet.devices.tools.base import repeated
 
 
 def placed(
