@@ -21,7 +21,7 @@ from manynet.devices import DeviceError, DeviceName, DevicePool, Lease, Measurem
 from manynet.devices.actor import DeviceActor
 from manynet.devices.timing import Timing
 from manynet.devices.tools import tool_of
-from manynet.devices.tools._base import Tool, repeated
+from manynet.devices.tools.base import Tool, repeated
 from manynet.devices.tools.boards import VARIABLE, boards
 from manynet.devices.tools.onnx_export import exported
 from manynet.devices.tools.program import printed_milliseconds

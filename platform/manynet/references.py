@@ -73,6 +73,46 @@ def load_one(kind: type[T], reference: str) -> T:
     return found
 
 
+def make(kind: type[T], reference: str) -> T:
+    """Import what ``reference`` names: a ``kind``, or a function or class that gives one without arguments.
+
+    Raises:
+        UnknownNameError: when it names nothing or something else, or what it names fails; in one line.
+    """
+    try:
+        found = load(reference)
+    except ManynetError:
+        raise
+    except Exception as error:
+        raise UnknownNameError(f"{reference!r} cannot be imported: {_told(error)}") from error
+    if isinstance(found, kind):
+        return found
+    if not callable(found):
+        rule = f"must name a {kind.__name__}, or a function or class that gives one"
+        raise UnknownNameError(f"{reference!r} {rule}, but names {found!r:.80}")
+    try:
+        made = found()
+    except ManynetError:
+        raise
+    except Exception as error:
+        rule = f"must give a {kind.__name__} when called without arguments"
+        raise UnknownNameError(f"{reference!r} {rule}, but raised {_told(error)}") from error
+    if not isinstance(made, kind):
+        raise UnknownNameError(f"{reference!r} must give a {kind.__name__}, but gave {made!r:.80}")
+    return made
+
+
+def _told(error: Exception) -> str:
+    """An error in one line, with the place in the user's file."""
+    said = " ".join(str(error).split())
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    file = last.tb_frame.f_code.co_filename if last is not None else __file__
+    place = f" ({file}, line {last.tb_lineno})" if last is not None and file != __file__ else ""
+    return f"{type(error).__name__}: {said}{place}"
+
+
 def find(value: object) -> str | None:
     """The reference under which ``value`` can be loaded again, or None when no module holds it."""
     for module_name, module in list(sys.modules.items()):

@@ -25,6 +25,12 @@ def devices(
             show_default=False,
         ),
     ] = None,
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tool", metavar="MODULE:NAME", help="List a tool of your own for this host; may be repeated."
+        ),
+    ] = None,
 ) -> None:
     """List the devices whose latency can be measured, or what those of a study measured and how they are.
 
@@ -50,7 +56,7 @@ def devices(
         connect()
     busy = running() if connected else []
     table = Table("device", "status", "found", "what it is")
-    for listing in list_devices():
+    for listing in list_devices(tools or []):
         # What to install is in brackets, which Rich would take for a style.
         table.add_row(*map(escape, listing))
     Console().print(table)

@@ -36,7 +36,7 @@ def run(
     """Run an experiment file to its report.
 
     The file's keys are `study` (the folder), `space` (`module:name`), `data` (`digits`, `flights`,
-    `flights_by_time`, `idx:PATH`, `images:PATH` or `parquet:ADDRESS`), and `train`, `search` and `finalists`, which hold the arguments of those
+    `flights_by_time`, `idx:PATH`, `images:PATH`, `parquet:ADDRESS` or `module:name`), and `train`, `search` and `finalists`, which hold the arguments of those
     steps by name. `sweep` maps dotted keys to lists of values: one study is run for each combination, in a folder of
     its own, and a report compares their finalists.
 

@@ -39,7 +39,8 @@ class Experiment(BaseModel):
     study: str = Field(description="folder of the study, or a filesystem address")
     space: str = Field(description="module:name or script.py:name of the search space")
     data: str = Field(
-        "digits", description="digits, flights, flights_by_time, idx:PATH, images:PATH or parquet:ADDRESS"
+        "digits",
+        description="digits, flights, flights_by_time, idx:PATH, images:PATH, parquet:ADDRESS or module:name",
     )
     train: TrainSettings | None = Field(None, description="arguments of Study.train")
     search: SearchSettings | None = Field(None, description="arguments of Study.search")
@@ -49,6 +50,10 @@ class Experiment(BaseModel):
     )
     space_digest: str | None = Field(None, description="written by the study: identity of its space")
 
+    modules: dict[str, str] | None = Field(
+        None, description="written by the study: the folder of each module of the user's own"
+    )
+
     @property
     def steps(self) -> dict[str, Settings]:
         """The steps asked for, in order."""
@@ -57,7 +62,8 @@ class Experiment(BaseModel):
     @property
     def fixed(self) -> dict[str, Any]:
         """All that decides a result."""
-        return self.model_dump(exclude=set(STEPS)) | {name: s.fixed for name, s in self.steps.items()}
+        content = self.model_dump(exclude={*STEPS, "modules"})
+        return content | {name: settings.fixed for name, settings in self.steps.items()}
 
     def to_yaml(self) -> str:
         """The file that :func:`read_experiment` reads back."""
@@ -195,7 +201,7 @@ def takes(model: Callable[P, S]) -> Callable[[Callable[[T, S], R]], Callable[Con
 
 
 def _keys() -> list[str]:
-    return [key for key in Experiment.model_fields if key != "space_digest"]
+    return [key for key in Experiment.model_fields if key not in ("space_digest", "modules")]
 
 
 def _yaml(text: str, name: str) -> Any:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from manynet.devices.name import DeviceName
     from manynet.devices.placement import resources
     from manynet.devices.pool import DevicePool, running
+    from manynet.devices.timing import Timing, time_run
+    from manynet.devices.tools.base import Tool
+    from manynet.devices.tools.in_process import InProcessTool
 else:
     import lazy_loader
 
@@ -23,6 +26,9 @@ else:
             "name": ["DeviceName"],
             "placement": ["resources"],
             "pool": ["DevicePool", "running"],
+            "timing": ["Timing", "time_run"],
+            "tools.base": ["Tool"],
+            "tools.in_process": ["InProcessTool"],
         },
     )
 
@@ -31,11 +37,15 @@ __all__ = [
     "DeviceLostError",
     "DeviceName",
     "DevicePool",
+    "InProcessTool",
     "Lease",
     "Listing",
     "Measurement",
     "MeasurementError",
+    "Timing",
+    "Tool",
     "list_devices",
     "resources",
     "running",
+    "time_run",
 ]

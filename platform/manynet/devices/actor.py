@@ -9,18 +9,20 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import NamedTuple
 
 import ray
 from torch import Tensor, nn
 
 from manynet.devices.cores import kept, run_on
-from manynet.devices.errors import DeviceError, MeasurementError, typed_line
+from manynet.devices.errors import MeasurementError, typed_line
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing
-from manynet.devices.tools import tool_of
+from manynet.devices.tools import described, tool_of
+from manynet.devices.tools.base import Tool
 
 CONVERSION_SECONDS = 900.0
 
@@ -48,7 +50,6 @@ class DeviceActor:
     def __init__(self, name: DeviceName, lease: Lease, cores: int = 0) -> None:
         self.name = name
         self.lease = lease
-        self.tool = tool_of(name)
         self.cores = cores
         self._reference: Callable[[], Timing] | None = None
 
@@ -64,9 +65,12 @@ class DeviceActor:
         """
         if self.cores:
             run_on(kept(self.cores))
-        if reason := self.tool.missing(self.name):
-            raise DeviceError(f"{self.name.base} cannot be used: {reason}")
-        return Description(self.tool.hardware(), self.tool.version(), self.actor)
+        return Description(*described(self.tool, self.name), self.actor)
+
+    @cached_property
+    def tool(self) -> Tool:
+        """The name's tool; made late, so that a module that is missing here is one clear line."""
+        return tool_of(self.name)
 
     @property
     def actor(self) -> str:

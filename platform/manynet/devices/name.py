@@ -13,7 +13,7 @@ PRECISIONS = ("float32", "bf16")
 SOURCES = ("measured", "predicted", "table")
 DEFAULTS = {"batch": 1, "threads": 1, "precision": "float32", "source": "measured"}
 
-_BASE = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+_BASE = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(:[A-Za-z_][A-Za-z0-9_]*)?")
 _COUNT = re.compile(r"[1-9][0-9]*")
 
 
@@ -27,7 +27,7 @@ class DeviceName:
     Attributes:
         device: label of the hardware; ``host`` is the machine the study runs on, and labels of its GPUs start
             with ``cuda``.
-        tool: deployment tool, such as ``torch`` or ``onnxruntime``.
+        tool: deployment tool, such as ``torch`` or ``onnxruntime``, or ``module:name`` of a user's own.
         batch: examples in one run.
         threads: processor threads of one run.
         precision: ``float32`` or ``bf16``.
@@ -89,6 +89,11 @@ class DeviceName:
     def column(self) -> str:
         """The metric that holds this device's latency in ms."""
         return f"latency@{self}"
+
+    @property
+    def has_own_tool(self) -> bool:
+        """Whether its tool is a user's own, ``module:name``."""
+        return ":" in self.tool
 
     @property
     def on_gpu(self) -> bool:

@@ -10,7 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from manynet.devices.errors import DeviceError
 from manynet.devices.name import DeviceName
-from manynet.devices.tools import NAMES
+from manynet.devices.tools import NAMES, tool_of
 from manynet.devices.tools.boards import VARIABLE, boards, declaration
 
 HOST = "host"
@@ -71,10 +71,16 @@ def places(name: DeviceName, home: str) -> list[Place]:
             found.append(Place(node["NodeID"], {"resources": {key: SLIVER}, **_on(node["NodeID"])}))
     if found:
         return found
-    if name.base in default_devices():
+    if name.base in default_devices() or (name.has_own_tool and _serves_here(name)):
         return [Place(home, _on(home))]
     can_be_had = ", ".join(sorted({*default_devices(), *offered()}))
-    raise DeviceError(f"device must be one of {can_be_had}, but got '{name}'")
+    raise DeviceError(f"device must be one of {can_be_had} or host/module:name, but got '{name}'")
+
+
+def _serves_here(name: DeviceName) -> bool:
+    """Whether a user's own tool measures a device of this label on the driver's node."""
+    tool = tool_of(name)
+    return name.device == HOST or (tool.takes_gpus if name.on_gpu else tool.takes_boards)
 
 
 def this_node() -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -21,6 +23,7 @@ AGREEMENT = 0.01
 LEAST_SECONDS = 0.3
 MOST_SECONDS = 2.0
 FEWEST_SAMPLES = 5
+_share: ContextVar[float] = ContextVar("share", default=1.0)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,16 @@ class Timing:
     spread: float
     count: int
     steady: bool
+
+
+@contextmanager
+def hastily(share: float) -> Iterator[None]:
+    """Warm up and measure for a share of the usual time: enough to check a tool, not to record a latency."""
+    token = _share.set(share)
+    try:
+        yield
+    finally:
+        _share.reset(token)
 
 
 def time_run(run: Callable[[], None]) -> Timing:
@@ -53,7 +66,7 @@ def calmest(take: Callable[[], float]) -> Timing:
         bisect.insort(windows, (float(numpy.median(window)), window))
         calm = windows[:CALM_WINDOWS]
         timing = summarise([one for _, window in calm for one in window])
-        spent = perf_counter() - start
+        spent = (perf_counter() - start) / _share.get()
         enough = timing.count >= FEWEST_SAMPLES or len(windows) >= FEWEST_SAMPLES
         agree = len(calm) == CALM_WINDOWS and calm[-1][0] <= (1 + AGREEMENT) * calm[0][0]
         if enough and (spent >= MOST_SECONDS or spent >= LEAST_SECONDS and timing.steady and agree):
@@ -73,7 +86,7 @@ def warm_up(run: Callable[[], None]) -> float:
     run()
     runs, spent = 1, 0.0
     last = sample(run, runs)
-    while spent < WARM_UP_SECONDS:
+    while spent < WARM_UP_SECONDS * _share.get():
         runs *= 2
         now = sample(run, runs)
         spent += now * runs

@@ -10,6 +10,7 @@ from ray.actor import ActorProxy
 
 from manynet.config.settings import SearchSettings
 from manynet.devices import DeviceError, DeviceName, DevicePool, Measurement, placement
+from manynet.devices.tools import described, tool_of
 from manynet.latency.forecaster import Forecaster, Known
 from manynet.latency.table import LatencyTable
 from manynet.records.ledger import Record
@@ -110,9 +111,17 @@ def check(space: SearchSpace, names: Sequence[DeviceName], settings: SearchSetti
     """
     for name in names:
         if name.source != "table":
-            placement.places(name, placement.this_node())
+            _check_served(name)
     for table in tables(names, settings).values():
         table.check(space)
+
+
+def _check_served(name: DeviceName) -> None:
+    home = placement.this_node()
+    found = placement.places(name, home)
+    tool = tool_of(name.measured)
+    if all(place.node == home for place in found):
+        described(tool, name.measured)
 
 
 def measuring(names: Sequence[DeviceName]) -> list[str]:

@@ -19,9 +19,9 @@ import requests
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from manynet.config.experiment import Experiment, variants
+from manynet.config.experiment import Experiment
 from manynet.errors import ManynetError
-from manynet.references import canonical
+from manynet.runtime.modules import OURS, named
 from manynet.runtime.ray_session import TOKEN, installed
 from manynet.storage import absolute, locate
 
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 DASHBOARD = "http://127.0.0.1:8265"
 """Where jobs go when no address is given: Ray's default, on this machine."""
 _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-_OURS = "manynet"
 _POLL_SECONDS = 0.5
 _QUIET_SECONDS = 10.0
 """A job that waits longer than this is told of."""
@@ -108,9 +107,10 @@ def runtime_env(experiment: Experiment) -> dict[str, Any]:
     """What makes this directory's modules, Manynet and all that an experiment names importable on every node.
 
     Manynet is always shipped: what runs there is what read the file here. So are its spaces and trainers, and any
-    other module of the experiment that is neither in the working directory nor installed.
+    other module of the experiment (of its space, data, strategies, sampler or tools) that is neither in the working
+    directory nor installed.
     """
-    shipped = [str(path) for name in _modules(experiment) if (path := _shipped(name)) is not None]
+    shipped = [str(path) for name in named(experiment) if (path := _shipped(name)) is not None]
     written = Path(absolute(experiment.study))
     here = written.is_relative_to(Path.cwd()) and written != Path.cwd()
     excludes = [f"/{written.relative_to(Path.cwd())}"] if here else []
@@ -175,21 +175,13 @@ def _last_error(message: str) -> str:
     return (errors or lines or ["it left no message"])[-1].removeprefix("Error: ")
 
 
-def _modules(experiment: Experiment) -> list[str]:
-    """Top-level modules that an experiment needs."""
-    spaces = [each.space for each in (variants(experiment).values() if experiment.sweep else [experiment])]
-    # A script's path is in the working directory.
-    named = [canonical(space).partition(":")[0].split(".")[0] for space in spaces if ".py:" not in space]
-    return list(dict.fromkeys([_OURS, *named]))
-
-
 def _shipped(name: str) -> Path | None:
     """Where a module is that nodes would not find; None for one in the working directory or of other makers."""
     spec = util.find_spec(name)
     if spec is None or spec.origin is None:
         return None
     path = Path(next(iter(spec.submodule_search_locations or [spec.origin]))).resolve()
-    if path.parent == Path.cwd() or (name != _OURS and installed(path)):
+    if path.parent == Path.cwd() or (name != OURS and installed(path)):
         return None
     return path
 

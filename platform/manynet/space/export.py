@@ -55,6 +55,25 @@ def export(
         program, any_batch = _program(subnet, inputs)
         torch.export.save(program, folder / "model.pt2")
         torch.onnx.export(program, (), folder / "model.onnx", dynamo=True, external_data=False, verbose=False)
+    write_weights(subnet, folder, space, space_reference, any_batch, about)
+    whole = len(inputs[0]) if any_batch else 1
+    _compare("weights.safetensors", Subnet.load(folder), inputs, expected, len(inputs[0]))
+    _compare("model.pt2", torch.export.load(folder / "model.pt2").module(), inputs, expected, whole)
+    _compare("model.onnx", _onnx_runner(folder / "model.onnx"), inputs, expected, whole)
+
+
+def write_weights(
+    subnet: Subnet,
+    folder: Path,
+    space: SearchSpace,
+    space_reference: str,
+    any_batch: bool,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``arch.json`` and ``weights.safetensors``, which :meth:`Subnet.load` reads.
+
+    Arguments are those of :func:`export`; ``any_batch`` is whether its programs take any batch size.
+    """
     save_model(subnet.network, str(folder / "weights.safetensors"))
     description = {
         "space": space_reference,
@@ -69,10 +88,6 @@ def export(
         **(about or {}),
     }
     (folder / "arch.json").write_text(json.dumps(description, indent=2) + "\n")
-    whole = len(inputs[0]) if any_batch else 1
-    _compare("weights.safetensors", Subnet.load(folder), inputs, expected, len(inputs[0]))
-    _compare("model.pt2", torch.export.load(folder / "model.pt2").module(), inputs, expected, whole)
-    _compare("model.onnx", _onnx_runner(folder / "model.onnx"), inputs, expected, whole)
 
 
 @contextmanager

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from manynet import data as datasets
 from manynet.data import Data, DataError, Features
+from manynet.data.own import is_reference
+from manynet.space.evaluation import InputError, fit
 from manynet.space.search_space import SearchSpace
 
 
@@ -24,7 +28,25 @@ def fit_together(space: SearchSpace, data: str | Data) -> tuple[SearchSpace, Dat
         space.task.check(loaded.features)
     except ValueError as error:
         raise DataError(f"{loaded.name} does not fit space {space.name!r}: {error}") from None
-    return (space.fitted(loaded.features) if isinstance(loaded.features, Features) else space), loaded
+    fitted = space.fitted(loaded.features) if isinstance(loaded.features, Features) else space
+    if isinstance(data, Data) or is_reference(data):
+        _check_inputs(fitted, loaded)
+    return fitted, loaded
+
+
+def _check_inputs(space: SearchSpace, data: Data) -> None:
+    """Refuse inputs that no conversion made fit for the space, by one batch of them."""
+    wanted = space.inputs(arch := space.draw(np.random.default_rng(0)))
+    inputs = next(iter(data.train.batches(1))).inputs
+    try:
+        fit(inputs, space, arch)
+    except InputError as error:
+        raise DataError(f"{data.name} does not fit space {space.name!r}: {error}") from None
+    for x, (name, (_, dtype)) in zip(inputs, wanted.items(), strict=True):
+        if x.dtype != dtype:
+            raise DataError(
+                f"{data.name} does not fit space {space.name!r}: {name} must be {dtype}, but got {x.dtype}"
+            )
 
 
 def _load(space: SearchSpace, data: str) -> Data:

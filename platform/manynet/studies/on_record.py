@@ -32,7 +32,7 @@ def recorded(folder: str | Path, changes: Sequence[str] = ()) -> Experiment:
     if not exists(address):
         raise StudyError(f"a study's folder must hold {EXPERIMENT}, but got {str(folder)!r}")
     changed = {change.partition("=")[0].strip() for change in changes}
-    for key in ("study", "space_digest"):
+    for key in ("study", "space_digest", "modules"):
         if key in changed:
             raise StudyError(f"{key} of a study that has begun cannot be changed, but got a change of it")
     found = parse_experiment(read_bytes(address).decode(), address, changes)

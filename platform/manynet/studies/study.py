@@ -15,12 +15,14 @@ from manynet import references
 from manynet.config.experiment import Experiment, takes, variants
 from manynet.config.settings import FinalistsSettings, SearchSettings, Settings, TrainSettings
 from manynet.data import Data
+from manynet.data.own import is_spelled, recorded_name
 from manynet.latency import sources
 from manynet.records.conditions import check_columns, parse_conditions
 from manynet.records.ledger import Ledger, Record
 from manynet.records.rank_correlation import RankingQuality
 from manynet.report import ReportContent, write_report
 from manynet.report.live import SECONDS_BETWEEN, refreshed
+from manynet.runtime.modules import find_again, located
 from manynet.runtime.ray_session import connect
 from manynet.search import checks
 from manynet.search.protocol import parse_goals
@@ -55,7 +57,8 @@ class Study:
     Args:
         folder: local, or any filesystem address that pyarrow opens and all nodes reach.
         space: the search space, or where it is found: ``module:name``.
-        data: ``"digits"``, ``"idx:PATH"``, ``"images:PATH"``, ``"parquet:ADDRESS"``, or the data itself.
+        data: ``"digits"``, ``"idx:PATH"``, ``"images:PATH"``, ``"parquet:ADDRESS"``, ``"module:name"`` of a user's own,
+            or the data itself.
 
     Raises:
         StudyError: when the folder holds a study of another space or other data.
@@ -69,7 +72,7 @@ class Study:
         self._data = data
         self._result: Trained | None = None
         found = references.canonical(space) if isinstance(space, str) else references.find(space)
-        name = data if isinstance(data, str) else data.name
+        name = recorded_name(data)
         self.ledger = Ledger(join(self.folder, "ledger"))
         asked = Experiment(study=self.folder, space=found or "", data=name, space_digest=self.space.digest)
         self.experiment = on_record.kept(self.folder, asked)
@@ -79,9 +82,9 @@ class Study:
         """The study that a folder holds.
 
         Raises:
-            StudyError: when it holds none, or its space cannot be found again.
+            StudyError: when it holds none, or its space or data cannot be found again.
         """
-        return cls._of(folder, recorded(folder))
+        return cls._resumed(folder, recorded(folder))
 
     @classmethod
     def begin(cls, experiment: Experiment, folder: str | Path | None = None) -> Study:
@@ -89,12 +92,15 @@ class Study:
 
         Args:
             experiment: what is asked for.
-            folder: where the study is now; None is where the experiment says.
+            folder: of a study that is resumed, which may have been moved; None begins one where the experiment says.
 
         Raises:
             ManynetError: when a step cannot be done, or the folder cannot be written.
         """
-        study = cls._of(experiment.study if folder is None else folder, experiment)
+        if folder is None:
+            study = cls(experiment.study, experiment.space, experiment.data)
+        else:
+            study = cls._resumed(folder, experiment)
         training.check_packages(study.data)
         for name, settings in experiment.steps.items():
             study._check(name, settings)
@@ -275,7 +281,7 @@ class Study:
         return self._report
 
     @classmethod
-    def _of(cls, folder: str | Path, experiment: Experiment) -> Study:
+    def _resumed(cls, folder: str | Path, experiment: Experiment) -> Study:
         if experiment.sweep:
             raise StudyError(
                 f"{folder} holds several studies; name one of them: {', '.join(variants(experiment))}"
@@ -283,6 +289,12 @@ class Study:
         if not experiment.space:
             raise StudyError(
                 f"{folder} cannot be resumed by name: its space was made where no module or script holds it"
+            )
+        find_again(experiment.modules)
+        if not is_spelled(experiment.data):
+            raise StudyError(
+                f"{folder} cannot be resumed by name: its data {experiment.data!r} were made where no module or "
+                f"script holds them; call Study(folder, space, data) with the data themselves"
             )
         return cls(folder, experiment.space, experiment.data)
 
@@ -325,7 +337,8 @@ class Study:
 
     def _put_on_record(self, step: str, settings: Settings) -> None:
         if getattr(self.experiment, step) != settings:
-            self.experiment = self.experiment.model_copy(update={step: settings})
+            changed = self.experiment.model_copy(update={step: settings})
+            self.experiment = changed.model_copy(update={"modules": located(changed) or None})
             on_record.write(self.folder, self.experiment)
 
     def _check(self, step: str, settings: Settings) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from manynet.config.experiment import Experiment, variants
 from manynet.report import write_sweep_report
+from manynet.runtime.modules import find_again, located
 from manynet.storage import absolute, basename, exists, join
 from manynet.studies import on_record
 from manynet.studies.alone import TEST
@@ -41,7 +42,8 @@ class Sweep:
         sweep = cls(experiment)
         for variant in sweep.variants.values():
             Study.begin(variant)
-        on_record.write(sweep.folder, sweep.experiment)
+        kept = sweep.experiment.model_copy(update={"modules": located(experiment) or None})
+        on_record.write(sweep.folder, kept)
         return sweep
 
     @classmethod
@@ -54,6 +56,7 @@ class Sweep:
         experiment = recorded(folder)
         if not experiment.sweep:
             raise StudyError(f"{folder} holds one study, not several")
+        find_again(experiment.modules)
         return cls(experiment)
 
     def run(self) -> None:

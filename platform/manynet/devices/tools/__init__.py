@@ -1,8 +1,10 @@
 """Deployment tools, each imported only when a device needs it."""
 
-from manynet.devices.errors import DeviceError
+from manynet import references
+from manynet.devices.errors import DeviceError, typed_line
 from manynet.devices.name import DeviceName
-from manynet.devices.tools._base import Tool
+from manynet.devices.tools.base import Tool
+from manynet.errors import ManynetError
 
 NAMES = ("torch", "torch.compile", "onnxruntime", "openvino", "command")
 
@@ -11,11 +13,39 @@ def tool_of(name: DeviceName) -> Tool:
     """The tool that ``name`` asks for, settings checked.
 
     Raises:
-        DeviceError: if there is no such tool, or it does not allow the settings.
+        DeviceError: if there is no such tool, it cannot be made, or it does not allow the settings.
     """
-    tool = _tool(name)
-    tool.check(name)
+    if not name.has_own_tool:
+        tool = _tool(name)
+        tool.check(name)
+        return tool
+    try:
+        tool = references.make(Tool, name.tool)  # type: ignore[type-abstract]
+        tool.check(name)
+    except DeviceError:
+        raise
+    except ManynetError as error:
+        raise DeviceError(f"the tool of '{name}' cannot be used: {error}") from error
+    except Exception as error:
+        raise DeviceError(
+            f"the tool of '{name}' could not check its settings: {typed_line(error)}"
+        ) from error
     return tool
+
+
+def described(tool: Tool, name: DeviceName) -> tuple[str, str]:
+    """The hardware that a tool runs on, and the tool's version, each a line.
+
+    Raises:
+        DeviceError: if it cannot be used for ``name`` on this machine, with what is missing.
+    """
+    try:
+        reason = tool.missing(name)
+        if reason is None:
+            return str(tool.hardware()), str(tool.version())
+    except Exception as error:  # noqa: BLE001 - a user's own tool may fail in any way
+        reason = typed_line(error)
+    raise DeviceError(f"{name.base} cannot be used: {reason}")
 
 
 def _tool(name: DeviceName) -> Tool:
@@ -44,4 +74,6 @@ def _tool(name: DeviceName) -> Tool:
             from manynet.devices.tools.command import Command
 
             return Command(name.device)
-    raise DeviceError(f"deployment tool must be one of {', '.join(NAMES)}, but got {name.tool!r} in '{name}'")
+    raise DeviceError(
+        f"deployment tool must be one of {', '.join(NAMES)} or module:name, but got {name.tool!r} in '{name}'"
+    )

@@ -13,7 +13,7 @@ from manynet.devices.errors import DeviceError
 from manynet.devices.lease import Lease
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing, summarise
-from manynet.devices.tools._base import Tool, repeated
+from manynet.devices.tools.base import Tool, repeated
 from manynet.devices.tools.boards import VARIABLE, Board, boards, declaration
 from manynet.devices.tools.onnx_export import exported
 from manynet.devices.tools.program import printed_milliseconds

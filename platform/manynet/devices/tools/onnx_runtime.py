@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from manynet.devices.name import DeviceName
-from manynet.devices.timing import Timing, time_run
-from manynet.devices.tools._base import Tool, repeated
+from manynet.devices.tools.base import repeated
+from manynet.devices.tools.in_process import InProcessTool
 from manynet.devices.tools.onnx_export import exported
 
 
-class OnnxRuntime(Tool):
+class OnnxRuntime(InProcessTool):
     """ONNX Runtime's processor backend, all graph optimisations on. An export takes seconds."""
 
     def missing(self, name: DeviceName) -> str | None:
@@ -25,9 +26,7 @@ class OnnxRuntime(Tool):
     def version(self) -> str:
         return importlib.metadata.version("onnxruntime")
 
-    def prepare(
-        self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
-    ) -> Callable[[], Timing]:
+    def loaded(self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName) -> Callable[[], Any]:
         import onnxruntime
 
         inputs = repeated(example, name.batch)
@@ -41,8 +40,4 @@ class OnnxRuntime(Tool):
         names = [node.name for node in session.get_inputs()]
         feed = {key: tensor.numpy() for key, tensor in zip(names, inputs, strict=True)}
 
-        def run() -> None:
-            session.run(None, feed)
-
-        run()
-        return lambda: time_run(run)
+        return lambda: session.run(None, feed)

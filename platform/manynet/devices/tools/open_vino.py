@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from manynet.devices.errors import MeasurementError, typed_line
 from manynet.devices.name import DeviceName
-from manynet.devices.timing import Timing, time_run
-from manynet.devices.tools._base import Tool, repeated
+from manynet.devices.tools.base import repeated
+from manynet.devices.tools.in_process import InProcessTool
 from manynet.devices.tools.onnx_export import exported
 
 UNCONVERTED = "No conversion rule found for operations: "
 HINTS = {"float32": "f32", "bf16": "bf16"}
 
 
-class OpenVino(Tool):
+class OpenVino(InProcessTool):
     """OpenVINO's processor plugin, one stream. ``bf16`` is left to its own choice of layers."""
 
     precisions = ("float32", "bf16")
@@ -34,19 +34,13 @@ class OpenVino(Tool):
     def version(self) -> str:
         return importlib.metadata.version("openvino")
 
-    def prepare(
-        self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
-    ) -> Callable[[], Timing]:
+    def loaded(self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName) -> Callable[[], Any]:
         inputs = repeated(example, name.batch)
         request = loaded(exported(subnet, inputs), name).create_infer_request()
         arrays = [tensor.numpy() for tensor in inputs]
 
-        def run() -> None:
-            # Shared, as ONNX Runtime's inputs are: a copy of them is not the network's time.
-            request.infer(arrays, share_inputs=True, share_outputs=True)
-
-        run()
-        return lambda: time_run(run)
+        # Shared, as ONNX Runtime's inputs are: a copy of them is not the network's time.
+        return lambda: request.infer(arrays, share_inputs=True, share_outputs=True)
 
 
 def loaded(model: bytes, name: DeviceName) -> Any:

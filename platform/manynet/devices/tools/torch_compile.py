@@ -15,16 +15,15 @@ from torch import Tensor, nn
 
 from manynet.devices.errors import MeasurementError, typed_line
 from manynet.devices.name import DeviceName
-from manynet.devices.timing import Timing, time_run
-from manynet.devices.tools._base import Tool
-from manynet.devices.tools.torch_network import placed, warmed
+from manynet.devices.tools.in_process import InProcessTool
+from manynet.devices.tools.torch_network import caller, placed
 
 OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     "compile_threads": 1
 }  # more would be a pool of processes that outlives the compilation
 
 
-class TorchCompile(Tool):
+class TorchCompile(InProcessTool):
     """One graph, static shapes, inference mode. Compiling takes seconds and is not timed.
 
     A network that does not compile as one whole is refused: the rest would run eagerly without a word.
@@ -45,15 +44,14 @@ class TorchCompile(Tool):
     def version(self) -> str:
         return str(torch.__version__)
 
-    def prepare(
-        self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
-    ) -> Callable[[], Timing]:
+    def loaded(self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName) -> Callable[[], Any]:
         network, inputs = placed(subnet, example, name, "cpu")
         try:
-            run = warmed(compiled(network, inputs), inputs)
+            run = caller(compiled(network, inputs), inputs)
+            run()
         except Exception as error:  # noqa: BLE001 - compilers fail in any way
             raise MeasurementError(f"torch.compile failed: {typed_line(error)}") from None
-        return lambda: time_run(run)
+        return run
 
 
 def compiled(network: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:

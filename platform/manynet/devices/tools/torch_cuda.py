@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 from manynet.devices.fingerprint import fingerprint
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing, calmest, warm_group
-from manynet.devices.tools._base import Tool
-from manynet.devices.tools.torch_network import placed, warmed
+from manynet.devices.tools.in_process import InProcessTool, refused
+from manynet.devices.tools.torch_network import caller, placed
 
 
-class TorchCuda(Tool):
+class TorchCuda(InProcessTool):
     """Eager torch in inference mode on the GPU that CUDA names first. ``bf16`` casts once, before any run."""
 
     precisions = ("float32", "bf16")
@@ -33,11 +34,16 @@ class TorchCuda(Tool):
     def hardware(self) -> str:
         return f"{torch.cuda.get_device_name()}, {fingerprint()}"
 
+    def loaded(self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName) -> Callable[[], Any]:
+        return caller(*placed(subnet, example, name, "cuda"))
+
     def prepare(
         self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
     ) -> Callable[[], Timing]:
-        run = warmed(*placed(subnet, example, name, "cuda"))
-        torch.cuda.synchronize()
+        with refused():
+            run = self.loaded(subnet, example, name)
+            run()
+            torch.cuda.synchronize()
         return lambda: time_by_events(run)
 
 

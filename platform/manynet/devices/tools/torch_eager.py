@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manynet.devices.name import DeviceName
-from manynet.devices.timing import Timing, time_run
-from manynet.devices.tools._base import Tool
-from manynet.devices.tools.torch_network import placed, warmed
+from manynet.devices.tools.in_process import InProcessTool
+from manynet.devices.tools.torch_network import caller, placed
 
 
-class TorchEager(Tool):
+class TorchEager(InProcessTool):
     """Eager torch in inference mode. ``bf16`` casts weights and inputs once, before any run."""
 
     precisions = ("float32", "bf16")
@@ -21,8 +21,5 @@ class TorchEager(Tool):
     def version(self) -> str:
         return str(torch.__version__)
 
-    def prepare(
-        self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
-    ) -> Callable[[], Timing]:
-        run = warmed(*placed(subnet, example, name, "cpu"))
-        return lambda: time_run(run)
+    def loaded(self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName) -> Callable[[], Any]:
+        return caller(*placed(subnet, example, name, "cpu"))

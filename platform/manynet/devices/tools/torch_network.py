@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from manynet.devices.name import DeviceName
-from manynet.devices.tools._base import repeated
+from manynet.devices.tools.base import repeated
 
 
 def placed(
@@ -37,12 +37,11 @@ def placed(
     return network, inputs
 
 
-def warmed(network: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Callable[[], None]:
-    """A call of ``network`` in inference mode, after a first one."""
+def caller(network: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Callable[[], Any]:
+    """A call of ``network`` in inference mode."""
 
     @torch.inference_mode()
-    def run() -> None:
-        network(*inputs)
+    def run() -> Any:
+        return network(*inputs)
 
-    run()
     return run

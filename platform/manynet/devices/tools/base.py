@@ -15,11 +15,26 @@ from manynet.devices.timing import Timing
 
 
 class Tool(ABC):
-    """A way to deploy a network: eager torch, an inference runtime."""
+    """A way to deploy a network: eager torch, an inference runtime, a program on a board.
+
+    A tool of one's own is named ``host/module:name`` wherever a device is; the name is the class, a function that
+    gives one without arguments, or an instance. It is made in the process of the device's actor. A subclass
+    defines :meth:`version` and :meth:`prepare`; where a run is a call in this process,
+    :class:`~manynet.devices.tools.in_process.InProcessTool` defines :meth:`prepare` and asks for less.
+    :func:`manynet.testing.check_tool` says what is wrong with one.
+
+    Attributes:
+        precisions: that it honours, ``float32`` and perhaps ``bf16``.
+        takes_gpus: whether it measures on GPUs, whose labels start with ``cuda`` or ``gpu``.
+        takes_boards: whether it reaches devices of other labels than ``host`` from the machine of the study, by
+            whatever means it has. Without it, such a label must be offered by a node of the cluster.
+        limit_seconds: of one timing; the process is ended after it.
+    """
 
     precisions: tuple[str, ...] = ("float32",)
     takes_gpus = False
-    limit_seconds = 300.0  # of one timing
+    takes_boards = False
+    limit_seconds = 300.0
 
     def check(self, name: DeviceName) -> None:
         """Refuse settings this tool cannot honour.
@@ -44,7 +59,7 @@ class Tool(ABC):
 
     @abstractmethod
     def version(self) -> str:
-        """The tool's version."""
+        """The tool's version, in one line without commas."""
 
     def hardware(self) -> str:
         """What a network runs on, in one line; asked for only where nothing is missing."""
@@ -60,11 +75,27 @@ class Tool(ABC):
     ) -> Callable[[], Timing]:
         """Convert ``subnet``, which stays as it is, and return what times its runs on the whole batch.
 
+        What is returned is called with the machine to itself, perhaps more than once;
+        :func:`manynet.devices.timing.time_run` makes a :class:`~manynet.devices.timing.Timing` of a function that
+        runs the network once. What it holds must go when it does.
+
         Args:
-            subnet: called ``subnet(*example)``.
-            example: inputs ``(1, ...)``; a run takes them repeated to ``name.batch``.
+            subnet: called ``subnet(*example)``, in evaluation mode.
+            example: inputs ``(1, ...)``; a run takes them repeated to ``name.batch``, see :func:`repeated`.
             name: batch, threads and precision.
+
+        Raises:
+            MeasurementError: if the tool cannot convert or run this network.
         """
+
+    def outputs(
+        self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
+    ) -> tuple[Tensor, ...] | None:
+        """What one run gives, each ``(batch, ...)``; None where the tool cannot tell.
+
+        :func:`manynet.testing.check_tool` compares them with PyTorch's. Arguments are those of :meth:`prepare`.
+        """
+        return None
 
 
 def repeated(example: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
