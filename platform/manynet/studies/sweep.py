@@ -39,6 +39,7 @@ class Sweep:
     @classmethod
     def begin(cls, experiment: Experiment) -> Sweep:
         """The sweep of an experiment, with every study on record and checked before the first runs."""
+        find_again(experiment.modules)
         sweep = cls(experiment)
         for variant in sweep.variants.values():
             Study.begin(variant)
