@@ -36,6 +36,7 @@ import manynet as mn
 from manynet.data import digits
 from manynet.devices import DevicePool
 from manynet.latency.predictor import LatencyPredictor
+from manynet.references import load
 from manynet.search_spaces import vit
 from manynet.space.evaluation import score
 
@@ -47,6 +48,7 @@ WAYS = {
     "none": "disturb each other",
 }
 OPTIONS = (
+    Option("--space", "search_spaces.vit:deit_scaling", quick="search_spaces.vit:tiny"),
     Option("--subnets", 30, quick=3),
     Option("--ways", tuple(WAYS), "the lease first, which others are compared with", quick=("lease",)),
     Option("--drawn", 1000, "that the subnets are chosen from", quick=12),
@@ -59,9 +61,10 @@ Lease = Callable[[], AbstractContextManager[object]]
 
 def main(given: Namespace) -> dict[str, float]:
     """Measure under each isolation in turn."""
+    space: mn.SearchSpace = load(given.space)
     with local_ray(2):
-        archs = spaced(given)
-        runs = {way: twice(archs, isolate=way == "cores", heeds=way != "none") for way in given.ways}
+        archs = spaced(space, given)
+        runs = {way: twice(space, archs, way) for way in given.ways}
     rows, figures = [], dict[str, float]()
     shared = runs["lease"][0]
     for name, (first, second, batches) in runs.items():
@@ -82,14 +85,13 @@ def main(given: Namespace) -> dict[str, float]:
     return figures
 
 
-def spaced(given: Namespace) -> list[mn.Architecture]:
+def spaced(space: mn.SearchSpace, given: Namespace) -> list[mn.Architecture]:
     """Subnets evenly spaced in log latency over twice ``SPAN``, as predicted from some that were measured."""
-    space = vit.deit_scaling
     drawn = [space.sample(seed) for seed in range(given.drawn)]
     costs = [[mn.cost(space, arch).macs, mn.cost(space, arch).parameters] for arch in drawn]
     some = nearest(np.log([macs for macs, _ in costs]), given.measured)
     with DevicePool([DEVICE]) as pool:
-        times = [measured(pool, drawn[index]) for index in some]
+        times = [measured(pool, space, drawn[index]) for index in some]
     predictor = LatencyPredictor.fit(
         space.domains, [drawn[index] for index in some], times, [costs[index] for index in some]
     )
@@ -111,31 +113,33 @@ def nearest(values: Any, count: int) -> list[int]:
     return found
 
 
-def measured(pool: DevicePool, arch: mn.Architecture) -> float:
+def measured(pool: DevicePool, space: mn.SearchSpace, arch: mn.Architecture) -> float:
     """Milliseconds of one subnet."""
-    example = vit.deit_scaling.example(arch, batch=1)
-    subnet = mn.extract(supernet(), arch, example)
+    example = space.example(arch, batch=1)
+    subnet = mn.extract(supernet(space), arch, example)
     return pool.measure(subnet, example)[DEVICE].milliseconds
 
 
 @cache
-def supernet() -> nn.Module:
+def supernet(space: mn.SearchSpace) -> nn.Module:
     """With random weights, which take as long as any."""
-    return vit.deit_scaling.build().eval()
+    return space.build().eval()
 
 
-def twice(archs: Sequence[mn.Architecture], isolate: bool, heeds: bool) -> Runs:
+def twice(space: mn.SearchSpace, archs: Sequence[mn.Architecture], way: str) -> Runs:
     """Two measurements of each, in two random orders, and the batches that evaluators scored meanwhile."""
     stop = Path(mkdtemp()) / "stop"
-    with DevicePool([DEVICE], isolate=isolate) as pool:
-        load = [evaluate.remote(pool.lease if heeds else nullcontext, stop, seed) for seed in range(2)]
+    with DevicePool([DEVICE], isolate=way == "cores") as pool:
+        busy = [
+            evaluate.remote(pool.lease if way != "none" else nullcontext, stop, seed) for seed in range(2)
+        ]
         runs = []
         for seed in range(2):
             order = random.Random(seed).sample(range(len(archs)), len(archs))
-            times = {index: measured(pool, archs[index]) for index in order}
+            times = {index: measured(pool, space, archs[index]) for index in order}
             runs.append([times[index] for index in range(len(archs))])
         stop.touch()
-        batches = sum(ray.get(load))
+        batches = sum(ray.get(busy))
     return runs[0], runs[1], batches
 
 

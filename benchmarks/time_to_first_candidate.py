@@ -68,6 +68,7 @@ def head(folder: Path) -> Iterator[str]:
     command = [str(RAY), "start", "--head", "--block", "--num-cpus=4", f"--temp-dir={folder}/t", *options]
     with (folder / "head.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         while "block forever" not in (folder / "head.log").read_text():
+            assert process.poll() is None, (folder / "head.log").read_text()
             time.sleep(0.2)
         try:
             os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{ports[1]}"
