@@ -94,7 +94,7 @@ def test_drift_is_noticed_told_and_forgiven(tmp_path: Path) -> None:
     # Long enough that what else the machine does is little beside it.
     clock, journal = tmp_path / "clock", tmp_path / "devices.json"
     clock.write_text("20")
-    rules = DriftRules(interval_seconds=0, again_seconds=0.2, patience_seconds=3)
+    rules = DriftRules(interval_seconds=0, again_seconds=0.2, patience_seconds=1)
     with DevicePool(["host/torch"], journal=str(journal), drift=rules) as pool:
         pool.refer(Sleeper(clock), EXAMPLE)
         first = pool.measure(nn.Identity(), EXAMPLE)["host/torch"]
