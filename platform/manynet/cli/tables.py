@@ -59,12 +59,12 @@ def table(
         def measure(network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
             return pool.measure(network, inputs)[name].milliseconds
 
-        with logged_bar("measure") as told:
+        with logged_bar("measure") as progress:
             tool = f"version {described.tool_version} on {described.fingerprint}"
-            made = measure_table(found, measure, name, tool, points=points, subnets=subnets, told=told)
+            made = measure_table(found, measure, name, tool, points=points, subnets=subnets, progress=progress)
         made.write(file)
-        with logged_bar("check") as told:
-            wholes = measure_subnets(found, measure, range(subnets, subnets + CHECKED), told)
+        with logged_bar("check") as progress:
+            wholes = measure_subnets(found, measure, range(subnets, subnets + CHECKED), progress)
     count = f"{len(made.measured)} operations measured, {len(made.interpolated)} interpolated"
     Console().print(f"{file}: {count}", markup=False, highlight=False, soft_wrap=True)
     Console().print(f"sums: {agreement(made, found, wholes)}", markup=False, highlight=False, soft_wrap=True)
