@@ -61,7 +61,9 @@ def table(
 
         with logged_bar("measure") as progress:
             tool = f"version {described.tool_version} on {described.fingerprint}"
-            made = measure_table(found, measure, name, tool, points=points, subnets=subnets, progress=progress)
+            made = measure_table(
+                found, measure, name, tool, points=points, subnets=subnets, progress=progress
+            )
         made.write(file)
         with logged_bar("check") as progress:
             wholes = measure_subnets(found, measure, range(subnets, subnets + CHECKED), progress)
