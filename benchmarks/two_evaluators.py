@@ -24,7 +24,7 @@ from support.processes import local_ray
 from manynet import data
 from manynet.config.settings import SearchSettings
 from manynet.data.order import Rows
-from manynet.data.row_access import HeldSplit
+from manynet.data.row_access import RandomAccessSplit
 from manynet.records.ledger import Ledger, Record
 from manynet.references import load
 from manynet.search.runs import search
@@ -42,10 +42,10 @@ BARS = {"ratio": at_least(1.7), "evaluation_s": at_least(SHORTEST)}
 
 
 @dataclass(frozen=True, eq=False)
-class Repeated(HeldSplit):
+class Repeated(RandomAccessSplit):
     """A split gone through several times over, so that a candidate takes long enough."""
 
-    split: HeldSplit
+    split: RandomAccessSplit
     times: int
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ def main(given: Namespace) -> dict[str, Any]:
 
 def repeated(loaded: data.Data, times: int) -> data.Data:
     """The same data with so many passes over the validation split."""
-    assert isinstance(loaded.validation, HeldSplit)
+    assert isinstance(loaded.validation, RandomAccessSplit)
     return dataclasses.replace(loaded, validation=Repeated(loaded.validation, times))
 
 

@@ -19,7 +19,7 @@ from manynet.elastic.angular_attention import EPSILON, AngularProducts
 from manynet.elastic.depthwise import TokenGrid, TokenTaps
 from manynet.elastic.recorder import Recorder
 from manynet.latency.operations import calls
-from manynet.latency.table_timing import alone
+from manynet.latency.table_timing import single_operation
 from manynet.search_spaces import pit, vit
 from manynet.space.export import export
 
@@ -275,7 +275,7 @@ def test_its_operations_can_be_in_a_table_and_run_alone(branch: str, layer: str)
     for kind in ("AngularProducts", layer):
         (name,) = [name for name in found if name.startswith(kind)]
         call = found[name]
-        network, inputs = alone(call, call.operations[0])
+        network, inputs = single_operation(call, call.operations[0])
         with torch.inference_mode(), Recorder() as recorder:
             network(*inputs)
         ((use,),) = recorder.uses.values()

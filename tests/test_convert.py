@@ -415,7 +415,7 @@ def test_columns_without_a_header_and_a_separator_of_their_own(tmp_path: Path) -
     digest = convert(source, f"{tmp_path}/out-0").digest
     assert convert(f"schema:{tmp_path}/own.yaml", f"{tmp_path}/out-1").digest == digest
     assert convert(small_log(tmp_path, "\ufeff" + small_text()), f"{tmp_path}/out-2").digest == digest
-    with pytest.raises(DataError, match=r"separator is required, for '\.txt' does not tell it as \.csv"):
+    with pytest.raises(DataError, match=r"separator is required, for '\.txt' does not imply one as \.csv"):
         convert(f"schema:{write(tmp_path / 'no.yaml', text)}", f"{tmp_path}/out")
 
 

@@ -60,14 +60,14 @@ def test_the_same_option_is_alike_in_near_places(encoding: Encoding) -> None:
         empty = encoding.rows([{}])[0]
         return encoding.rows([{key.replace("_", "."): value for key, value in operators.items()}])[0] - empty
 
-    alike = encoding.alike(2.0)
+    alike = encoding.similarity(2.0)
     conv = [4, 7, 10]  # columns of conv in the three places
     assert alike[np.ix_(conv, conv)] == pytest.approx(
         np.exp(-np.array([[0, 1, 2], [1, 0, 1], [2, 1, 0]]) / 2)
     )
     # pool is in one place only, and shares no effect with skip of another.
     assert alike[8].sum() == 1
-    assert encoding.alike(np.inf)[5, 11] == 1 and encoding.alike(np.inf)[5, 8] == 0
+    assert encoding.similarity(np.inf)[5, 11] == 1 and encoding.similarity(np.inf)[5, 8] == 0
     assert np.linalg.eigvalsh(alike).min() > -1e-12
     assert encoding.repeats
 

@@ -20,7 +20,7 @@ from manynet.elastic.count import Expectation
 from manynet.elastic.recorder import Recorder
 from manynet.latency.operations import LatencyTableError, Operation, calls, every_operation
 from manynet.latency.table import LatencyTable
-from manynet.latency.table_timing import alone, here, measure_table
+from manynet.latency.table_timing import measure_table, single_operation, time_on_cpu
 from manynet.search_spaces import dmasking, nasrec, pit, vit
 
 SPACE = dmasking.space(
@@ -334,7 +334,7 @@ def by_macs(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> float:
 def test_an_operation_alone_is_the_call_it_stands_for(space: mn.SearchSpace) -> None:
     found = every_operation(space, samples=20)
     for wanted, call in found.items():
-        network, inputs = alone(call, wanted)
+        network, inputs = single_operation(call, wanted)
         with Recorder() as recorder, torch.no_grad():
             network(*inputs)
         ((layer, (use,)),) = recorder.uses.items()
@@ -412,7 +412,9 @@ def test_real_times_grow_with_what_is_computed() -> None:
     domains = {"hidden": tune.choice([64, 4096])}
     space = mn.SearchSpace("pair", domains, Pair, mn.tasks.Classification(num_classes=2), (64,))
     told: list[tuple[int, int]] = []
-    table = measure_table(space, here, "made", "up", subnets=1, told=lambda *state: told.append(state))
+    table = measure_table(
+        space, time_on_cpu, "made", "up", subnets=1, progress=lambda *state: told.append(state)
+    )
     assert told == [(done, 5) for done in range(6)]
     small, large = (table.milliseconds(space, {"hidden": hidden}) for hidden in (64, 4096))
     assert 0 < 2 * small < large

@@ -24,7 +24,7 @@ from rich.console import Console
 from manynet.cli.watching import study_folder as reading
 from manynet.cli.watching.plots import Axis, scatter, sparkline
 from manynet.cli.watching.sources import source
-from manynet.cli.watching.study_folder import Seen, read_study
+from manynet.cli.watching.study_folder import StudyStatus, read_study
 from manynet.cli.watching.view import line, page
 from manynet.errors import ManynetError
 from manynet.studies import devices as study_devices
@@ -127,7 +127,7 @@ def begun(folder: Path, upto: str) -> Path:
     return folder
 
 
-def shown(seen: Sequence[Seen], width: int, height: int, now: float | None = None) -> str:
+def shown(seen: Sequence[StudyStatus], width: int, height: int, now: float | None = None) -> str:
     """The page as a terminal without colour shows it; that it fits is asserted."""
     console = Console(width=width, height=height, no_color=True, file=io.StringIO())
     with console.capture() as captured:
@@ -140,7 +140,7 @@ def shown(seen: Sequence[Seen], width: int, height: int, now: float | None = Non
 
 
 STATES = {
-    "begun": ["nothing is told of its training yet"],
+    "begun": ["training has not reported yet"],
     "train": ["[train]", "training", "40%", "loss 1.079", "largest 91.7%"],
     "starting": ["train ✓", "[search]", "no candidate is evaluated yet", "host/torch"],
     "search": [

@@ -1,4 +1,4 @@
-"""The one family of errors a user can cause; the command line prints them as one line."""
+"""Base classes of user-facing errors; the command line prints each as one line."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _LONGEST_VALUE = 200
 
 
 class ManynetError(Exception):
-    """Something the user can put right: the message gives the rule, then what was got."""
+    """Error that the user can fix: the message states the rule, then the offending value."""
 
 
 class OutOfService(ManynetError):
-    """Something that all further work needs is gone: trying the next candidate would not help."""
+    """Fatal error: a resource that all work needs is gone, so the next candidate would fail too."""
 
 
 class InvalidValue(NamedTuple):
-    """A value that pydantic refuses.
+    """A value that fails pydantic's validation.
 
     Attributes:
         key: dotted path of the value; empty for the whole input.
-        kind: pydantic's type of error.
-        rule: pydantic's sentence.
-        value: what was given.
+        kind: pydantic's error type.
+        rule: pydantic's message.
+        value: the offending value.
     """
 
     key: str
@@ -35,13 +35,13 @@ class InvalidValue(NamedTuple):
 
     @classmethod
     def first(cls, error: ValidationError, within: str = "") -> Self:
-        """The first refused value, or the first unknown key: a misspelt key is also one that is missing.
+        """First error. Unknown keys come first: a misspelt key is also reported as a missing one.
 
         Args:
-            error: pydantic's.
-            within: key that holds the input.
+            error: raised by pydantic.
+            within: key of the input, prefixed to the error's.
         """
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
         key = ".".join([within] * bool(within) + [str(part) for part in first["loc"]])
         return cls(key, first["type"], first["msg"], first["input"])
 
@@ -49,8 +49,8 @@ class InvalidValue(NamedTuple):
         """Key, rule and value in one line.
 
         Args:
-            takes: which keys are allowed, for an unknown one.
-            of: follows the key.
+            takes: sentence on the allowed keys, shown for an unknown one.
+            of: text appended to the key.
         """
         key = self.key + of
         if self.kind == "extra_forbidden" and takes:
@@ -61,7 +61,7 @@ class InvalidValue(NamedTuple):
 
 
 def first_line(error: BaseException) -> str:
-    """First line of what an error says; its type where it says nothing."""
+    """First line of an error's message, or its type's name if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -21,7 +21,7 @@ import pyarrow.fs
 
 from manynet.errors import OutOfService
 
-# What is uploaded there appears when it is whole, and folders need not be made.
+# Uploads are atomic there, and folders need not be created.
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 # One request for a small file, rather than the three of an upload in parts.
 _AT_ONCE = "allow_delayed_open"
@@ -30,7 +30,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class StorageError(OutOfService):
-    """An address leads to no filesystem, or a file cannot be read or written: nothing else there could be either."""
+    """An address names no filesystem, or a file cannot be read or written; other files there would fail too."""
 
 
 def locate(address: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -67,12 +67,12 @@ def is_local(address: str | Path) -> bool:
 
 
 def absolute(address: str | Path) -> str:
-    """An address that means the same in processes with other working directories; no slash ends it."""
+    """An address that does not depend on the working directory, without a trailing slash."""
     return join(address) if is_uri(address) else str(Path(address).absolute())
 
 
 def join(address: str | Path, *names: str) -> str:
-    """The address of something in a folder: options of a URI (``?region=...``) stay at its end."""
+    """Join names to a folder's address; options of a URI (``?region=...``) stay at the end."""
     folder, mark, options = _parts(address)
     inside = [quote(name, safe="/=,+") for name in names] if is_uri(address) else names
     return "/".join([folder.rstrip("/"), *inside]) + mark + options
@@ -85,7 +85,7 @@ def basename(address: str | Path) -> str:
 
 
 def exists(address: str | Path) -> bool:
-    """Whether a file or folder is there.
+    """Whether a file or folder exists.
 
     Raises:
         StorageError: the filesystem does not answer.
@@ -108,10 +108,10 @@ def read_bytes(address: str | Path) -> bytes:
 
 
 def read_json(address: str | Path) -> Any:
-    """The content of a JSON file; None when there is none, or it is not whole.
+    """The content of a JSON file; None if it is missing or truncated.
 
     Raises:
-        StorageError: it is there, but cannot be read: that is not the same as having none.
+        StorageError: it exists, but cannot be read.
     """
     filesystem, path = locate(address)
     try:
@@ -124,7 +124,7 @@ def read_json(address: str | Path) -> Any:
 
 @contextmanager
 def local_copy(address: str | Path) -> Iterator[Path]:
-    """A file's path, for what reads nothing but paths: its own, or that of a copy while the block lasts.
+    """Local path of a file: its own, or that of a temporary copy, deleted at the end of the block.
 
     Raises:
         StorageError: it cannot be read.
@@ -139,7 +139,7 @@ def local_copy(address: str | Path) -> Iterator[Path]:
 
 
 def write_bytes(address: str | Path, content: bytes) -> None:
-    """Write a file whole, or not at all: a reader, or a kill in the middle, finds what was there before.
+    """Write a file atomically: readers find the old content or the new, even after a crash.
 
     Raises:
         StorageError: it cannot be written.
@@ -150,7 +150,7 @@ def write_bytes(address: str | Path, content: bytes) -> None:
 
 
 def put(filesystem: pyarrow.fs.FileSystem, path: str, content: bytes | pa.Buffer) -> None:
-    """:func:`write_bytes`, for those who keep a filesystem: each has connections of its own.
+    """:func:`write_bytes` on an open filesystem, whose connections are reused.
 
     Raises:
         OSError: it cannot be written.
@@ -164,7 +164,7 @@ def put(filesystem: pyarrow.fs.FileSystem, path: str, content: bytes | pa.Buffer
         _put_at_once(filesystem, temporary, content)
         filesystem.move(temporary, path)
     except OSError:
-        # On a full disk, what cannot be used must not take what room there is.
+        # A partial file must not take up space, least of all on a full disk.
         with suppress(OSError):
             filesystem.delete_file(temporary)
         raise
@@ -172,7 +172,7 @@ def put(filesystem: pyarrow.fs.FileSystem, path: str, content: bytes | pa.Buffer
 
 @contextmanager
 def open_output(address: str | Path) -> Iterator[pa.NativeFile]:
-    """A new file to be written bit by bit: cut off, it is there in part, so something else must say it is whole.
+    """Open a new file for streaming. Not atomic: something else must mark the file as complete.
 
     Raises:
         StorageError: it cannot be written.
@@ -185,7 +185,7 @@ def open_output(address: str | Path) -> Iterator[pa.NativeFile]:
 
 
 def copy_folder(source: Path, address: str | Path) -> None:
-    """Copy a local folder's files to ``address``, each whole or not at all.
+    """Copy a local folder's files to ``address``, each atomically.
 
     Raises:
         StorageError: they cannot be written.
@@ -195,7 +195,7 @@ def copy_folder(source: Path, address: str | Path) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Write a small file to a folder, and delete it: whether that can be done, no permission tells for sure.
+    """Check that a folder is writable by writing and deleting a small file: permissions do not tell for sure.
 
     Raises:
         StorageError: it cannot.
@@ -208,7 +208,7 @@ def check_writable(folder: str | Path) -> None:
 
 @contextmanager
 def writing(address: str | Path, what: str = "file") -> Iterator[None]:
-    """The block writes ``what`` is at ``address``: what goes wrong there is one clear line.
+    """Convert errors of a block that writes ``what`` at ``address`` into one line.
 
     Raises:
         StorageError: for any ``OSError``.
@@ -220,14 +220,14 @@ def writing(address: str | Path, what: str = "file") -> Iterator[None]:
 
 
 def unwritable(address: str | Path, error: OSError, what: str = "folder") -> StorageError:
-    """What an error that writing to ``address`` met says in one clear line."""
+    """One-line error for a failed write to ``address``."""
     if is_full(error):
         return StorageError(f"{address} must have room, but its disk is full: {_line(error)}")
     return StorageError(f"{address} must be a {what} that can be written: {_line(error)}")
 
 
 def is_full(error: OSError) -> bool:
-    """Whether there is no room left where something was to be written."""
+    """Whether the disk or quota is full."""
     return error.errno in _FULL
 
 
@@ -245,13 +245,13 @@ def _put_at_once(filesystem: pyarrow.fs.FileSystem, path: str, content: bytes | 
 
 
 def _make_folder(filesystem: pyarrow.fs.FileSystem, path: str) -> None:
-    """See that a file's folder is there; object stores have none, and take several requests to pretend."""
+    """Create a file's folder; object stores have none, and take several requests to emulate one."""
     if filesystem.type_name not in _OBJECT_STORES:
         filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
 
 
 def _parts(address: str | Path) -> tuple[str, str, str]:
-    """An address without its options, their mark, and the options; a path has none, whatever it is named."""
+    """An address without its options, the ``?`` and the options; both empty for a local path, whatever its name."""
     return str(address).partition("?") if is_uri(address) else (str(address), "", "")
 
 

@@ -1,4 +1,4 @@
-"""The command line: run an experiment file, resume a study, and read what it found."""
+"""The command line."""
 
 from __future__ import annotations
 
@@ -38,37 +38,49 @@ subnets under accuracy or AUC, cost and measured latency, fine-tunes and exports
 Whatever stops it, `manynet resume FOLDER` goes on.
 """,
 )
-OWN = (studies.run, studies.resume, studies.best, studies.report)
-for command in (*OWN, examples, watch, submit, front, devices, table, transfer, scale, convert, rank):
+STUDY_COMMANDS = (studies.run, studies.resume, studies.best, studies.report)
+for command in (
+    *STUDY_COMMANDS,
+    examples,
+    watch,
+    submit,
+    front,
+    devices,
+    table,
+    transfer,
+    scale,
+    convert,
+    rank,
+):
     app.command()(command)
-# Python keeps the word for itself, so no function can have the command's name.
+# "import" is a keyword of Python, so the function has another name.
 app.command("import")(import_set)
 
 
-def _shown(console: Console) -> dict[str, Any]:
-    """How the log is shown: where there is no terminal, such as in a job, nothing may break its lines."""
+def _logging_options(console: Console) -> dict[str, Any]:
+    """Logging options; without a terminal, as in a job, lines are not wrapped."""
     if console.is_terminal:
         return {"format": "%(message)s", "handlers": [RichHandler(console=console, show_path=False)]}
     return {"format": "%(asctime)s %(levelname)s %(message)s", "datefmt": "%H:%M:%S"}
 
 
 def main() -> None:
-    """Entry point: what the user can put right is one line, not a traceback."""
-    # A space in the working directory is as good as ours.
+    """Entry point. Errors that the user can fix are one line, not a traceback."""
+    # Lets users import spaces from the working directory.
     sys.path.insert(0, os.getcwd())
-    logging.basicConfig(level=logging.WARNING, **_shown(Console(stderr=True)))
+    logging.basicConfig(level=logging.WARNING, **_logging_options(Console(stderr=True)))
     logging.getLogger("manynet").setLevel(logging.INFO)
     try:
         app(standalone_mode=True)
     except ManynetError as error:
-        _refuse(str(error))
+        _exit_with(str(error))
     except OSError as error:
-        # Whatever was being written, by whom: Ray too keeps files on this machine.
+        # Any writer can fail here: Ray keeps files on this machine, too.
         if not is_full(error):
             raise
-        _refuse(f"there must be room on this machine's disks, but one is full: {error}")
+        _exit_with(f"there must be room on this machine's disks, but one is full: {error}")
 
 
-def _refuse(message: str) -> NoReturn:
+def _exit_with(message: str) -> NoReturn:
     Console(stderr=True).print(f"Error: {message}", style="red", markup=False, soft_wrap=True)
     sys.exit(1)

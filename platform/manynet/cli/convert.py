@@ -1,4 +1,4 @@
-"""The command that turns raw click-through logs into Parquet."""
+"""Command that converts raw click-through logs to Parquet."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def convert(
     folder: Annotated[
         str, typer.Argument(help="New folder to write, or its filesystem address.", show_default=False)
     ],
-    table_rows: Annotated[int | None, typer.Option(help="Rows an embedding table has at most.")] = None,
+    table_rows: Annotated[int | None, typer.Option(help="Most rows of an embedding table.")] = None,
     tokens: Annotated[
         bool,
-        typer.Option("--tokens", help="Of `kdd:`, also join the tokens of queries, titles and the like."),
+        typer.Option("--tokens", help="For `kdd:`, also join the tokens of queries, titles and so on."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave bad rows out and count them, rather than stop.")
+        bool, typer.Option("--skip-bad", help="Drop and count bad rows instead of stopping.")
     ] = False,
 ) -> None:
     """Convert raw click-through logs to Parquet, for `data: parquet:FOLDER`.
 
-    Logs are plain or gzipped, and streamed: their size does not matter to memory. Rows are split 8:1:1 within
+    Logs are plain or gzipped, and streamed: memory does not grow with their size. Rows are split 8:1:1 within
     each class.
 
     Example: `manynet convert criteo:train.txt.gz clicks/criteo --table-rows 1000000`

@@ -18,7 +18,7 @@ from rich.table import Table
 from manynet.errors import ManynetError
 
 FILES = Path(__file__).parent / "example-files"
-"""As in the repository: ``examples/`` and ``clusters/`` with what they need."""
+"""``examples/`` and ``clusters/`` with their requirements, laid out as in the repository."""
 
 
 class ExampleError(ManynetError):
@@ -75,23 +75,23 @@ def copy(names: Sequence[str], to: Path) -> list[Path]:
 
 
 def matching(name: str, paths: Iterable[str]) -> list[str]:
-    """The paths that a name stands for: a path, a folder's path, or a file's name, with its suffix or without.
+    """Paths that match a name: a path, a folder's path, or a file's name, with or without suffix.
 
     Raises:
-        ExampleError: there are none.
+        ExampleError: no path matches.
     """
     paths, name = list(paths), name.rstrip("/")
-    found = [path for path in paths if path == name or path.startswith(f"{name}/")]
-    found = found or [path for path in paths if name in (Path(path).name, Path(path).stem)]
-    if not found:
+    matches = [path for path in paths if path == name or path.startswith(f"{name}/")]
+    matches = matches or [path for path in paths if name in (Path(path).name, Path(path).stem)]
+    if not matches:
         names = [*paths, *(Path(path).stem for path in paths)]
-        near = "".join(f"; {one} is near" for one in difflib.get_close_matches(name, names, 1))
+        near = "".join(f"; {close} is near" for close in difflib.get_close_matches(name, names, 1))
         raise ExampleError(f"an example must be one that `manynet examples` lists, but got {name!r}{near}")
-    return found
+    return matches
 
 
 def about(path: str) -> str:
-    """What a file is: the first sentence of its leading comment, docstring or description."""
+    """Description of a file: the first sentence of its leading comment, docstring or description."""
     text = (FILES / path).read_text()
     if path.endswith(".json"):
         return str(json.loads(text)["description"])

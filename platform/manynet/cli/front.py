@@ -1,4 +1,4 @@
-"""The command that prints what a search found: its front, and what the architectures on it chose."""
+"""Command that prints a search's front, and the choices of its architectures."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def front(
         ),
     ] = None,
 ) -> None:
-    """Print a study's Pareto front, and what its architectures chose.
+    """Print a study's Pareto front, and the choices of its architectures.
 
-    Of every choice it prints the share of the front's architectures in which each option stands. What an
-    architecture does not have, such as blocks beyond its depth, is counted apart.
+    For every choice it prints the share of the front's architectures with each option. Parts that an
+    architecture does not have, such as blocks beyond its depth, are counted separately.
 
     Example: `manynet front runs/mine --choice heads`
     """
@@ -41,8 +41,8 @@ def front(
         raise StudyError(
             f"a front needs evaluated subnets that meet every constraint, but got none of {evaluated}"
         )
-    found = mixes(content.front, content.records)
-    shown = varied(found) if choice is None else containing(found, choice)
+    every = mixes(content.front, content.records)
+    shown = varied(every) if choice is None else containing(every, choice)
     console = Console()
     console.print(_objectives(content))
     for mix in shown:
@@ -53,7 +53,9 @@ def _objectives(content: ReportContent) -> Table:
     from manynet.records.formatting import show
 
     table = Table(title=f"{len(content.front)} of {len(content.records)} evaluated subnets are on the front")
-    columns = list(dict.fromkeys([*(one.column for one in content.objectives), "parameters", "macs"]))
+    columns = list(
+        dict.fromkeys([*(objective.column for objective in content.objectives), "parameters", "macs"])
+    )
     for column in columns:
         table.add_column(escape(column), justify="right")
     for record in content.front:

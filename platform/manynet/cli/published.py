@@ -1,4 +1,4 @@
-"""The command that imports published latencies."""
+"""Command that imports published latencies."""
 
 from __future__ import annotations
 
@@ -38,23 +38,27 @@ def import_set(
         f"{imported.with_metric:,} of them with {imported.metric}" if imported.metric else "latencies alone"
     )
     console.print(f"{imported.nets:,} architectures, {metric}: {folder}", markup=False, soft_wrap=True)
-    for one in imported.devices:
-        if one.left_out:
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in one.left_out.items())
-            console.print(f"left out of {one.device}: {reasons}", markup=False, soft_wrap=True)
+    for device in imported.devices:
+        if device.left_out:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in device.left_out.items())
+            console.print(f"left out of {device.device}: {reasons}", markup=False, soft_wrap=True)
 
 
 def _table(imported: Imported) -> Table:
-    sums = any(one.additivity for one in imported.devices)
+    sums = any(device.additivity for device in imported.devices)
     table = Table(title=f"{imported.name}: latency of one example, ms")
     table.add_column("device", overflow="fold")
     for name in ("nets", "fastest", "slowest"):
         table.add_column(name, justify="right")
     if sums:
         table.add_column("a sum over layers?")
-    for one in imported.devices:
-        verdict = [one.additivity.verdict] if one.additivity else []
+    for device in imported.devices:
+        verdict = [device.additivity.verdict] if device.additivity else []
         table.add_row(
-            escape(one.device), f"{one.nets:,}", f"{one.fastest:.3g}", f"{one.slowest:.3g}", *verdict
+            escape(device.device),
+            f"{device.nets:,}",
+            f"{device.fastest:.3g}",
+            f"{device.slowest:.3g}",
+            *verdict,
         )
     return table

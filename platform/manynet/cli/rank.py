@@ -1,4 +1,4 @@
-"""The command that compares ways to train a supernet."""
+"""Command that compares ways to train a supernet."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def rank(
 ) -> None:
     """Compare how well ways to train a supernet rank subnets.
 
-    Trains anchors alone, and one supernet for each strategy and space; scores the anchors with the supernet's
-    weights, with and without fine-tuning their last layer; prints how far both agree. The file's keys are `study`
+    Trains anchors (reference architectures) alone, and one supernet for each strategy and space; scores the anchors
+    with the supernet's weights, with and without fine-tuning their last layer; prints the rank correlation. The file's keys are `study`
     (the folder), `data`, `spaces`, `strategies`, `train`, `anchors` and `score`. Started again, it goes on.
 
     Example: `manynet rank examples/nasrec-ranking.yaml`

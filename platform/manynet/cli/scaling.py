@@ -1,4 +1,4 @@
-"""The command that tries a scaling strategy on another family."""
+"""Command that transfers a scaling strategy to another family."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ def scale(
     default: Annotated[
         str, typer.Option(help="`module:name` of the default of the study's space.", show_default=False)
     ],
-    onto: Annotated[
-        str, typer.Option(help="`module:name` of the space that is scaled alike.", show_default=False)
-    ],
+    onto: Annotated[str, typer.Option(help="`module:name` of the space to scale.", show_default=False)],
     onto_default: Annotated[str, typer.Option(help="`module:name` of its default.", show_default=False)],
     macs: Annotated[
-        int | None, typer.Option(help="Multiply-adds of both contenders.  [default: what its default takes]")
+        int | None, typer.Option(help="Multiply-adds of both contenders.  [default: those of its default]")
     ] = None,
     found: Annotated[
         str | None,
@@ -42,11 +40,11 @@ def scale(
     steps: Annotated[int | None, typer.Option(help="Of each.  [default: the study's anchors']")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of each.  [default: likewise]")] = None,
 ) -> None:
-    """Scale another family as a search has found it right for this one, and see whether that helps.
+    """Apply a searched scaling strategy to another family, and test whether it helps.
 
-    By the factors by which the found architecture differs from the default (depth, width, resolution,
-    patches...), another family's default is scaled, at equal multiply-adds. Both are trained from random
-    weights by one recipe, some seeds each, and compared on the test split. Results are added to
+    Another family's default is scaled by the factors between the found architecture and its default (depth,
+    width, resolution, patches...), at equal multiply-adds. Default and scaled are trained from random weights by
+    one recipe, several seeds each, and compared on the test split. Results are added to
     `RUN/scaling.json`. Started again, it goes on.
 
     Example: `manynet scale runs/vit --default search_spaces.vit:tiny_default --onto search_spaces.pit:tiny
@@ -61,64 +59,64 @@ def scale(
 
     study = Study.open(folder)
     changes = {"steps": steps, "learning_rate": learning_rate}
-    given = {name: value for name, value in changes.items() if value is not None}
-    prepared = ScalingStudy(
+    overrides = {name: value for name, value in changes.items() if value is not None}
+    comparison = ScalingStudy(
         study,
         Family.load(study.experiment.space, default),
         Family.load(onto, onto_default),
-        recipe=TrainSettings.checked({**default_recipe(study).model_dump(), **given}),
+        recipe=TrainSettings.checked({**default_recipe(study).model_dump(), **overrides}),
         seeds=seeds,
         macs=macs,
         found=found,
         data=data,
     )
     try:
-        made = prepared.run()
+        result = comparison.run()
     except (KeyboardInterrupt, TrainingStopped) as stop:
         stopped(stop, "the same `manynet scale`")
-    _show(made, join(folder, RESULTS))
+    _show(result, join(folder, RESULTS))
 
 
-def _show(made: Comparison, address: str) -> None:
+def _show(result: Comparison, address: str) -> None:
     console = Console()
-    console.print(_strategy(made))
-    console.print(_contenders(made))
-    if made.left_out:
-        console.print(f"{made.target} has no {', '.join(made.left_out)}", markup=False)
-    if made.widened:
-        console.print(f"nothing was nearer to the budget than {made.tolerance:.0%}", style="yellow")
-    console.print(made.verdict, markup=False, soft_wrap=True)
+    console.print(_strategy(result))
+    console.print(_contenders(result))
+    if result.left_out:
+        console.print(f"{result.target} has no {', '.join(result.left_out)}", markup=False)
+    if result.widened:
+        console.print(f"nothing was nearer to the budget than {result.tolerance:.0%}", style="yellow")
+    console.print(result.verdict, markup=False, soft_wrap=True)
     console.print(f"all figures: {address}", markup=False, soft_wrap=True)
 
 
-def _strategy(made: Comparison) -> Table:
-    table = Table(title=f"The strategy, from {made.source} to {made.target}")
-    names = (f"{made.source}\ndefault", "found", "factor", f"{made.target}\ndefault", "scaled")
+def _strategy(result: Comparison) -> Table:
+    table = Table(title=f"The strategy, from {result.source} to {result.target}")
+    names = (f"{result.source}\ndefault", "found", "factor", f"{result.target}\ndefault", "scaled")
     for name in ("", *names):
         table.add_column(name, overflow="fold")
-    for name, factor in made.strategy.items():
-        sides = (made.before, made.found, made.default.quantities, made.scaled.quantities)
+    for name, factor in result.strategy.items():
+        sides = (result.before, result.found, result.default.quantities, result.scaled.quantities)
         before, found, default, scaled = (_parts(side[name]) for side in sides)
         table.add_row(name, before, found, f"{factor:.2f}", default, scaled)
-    others = [name for name in made.default.quantities if name not in made.strategy]
+    others = [name for name in result.default.quantities if name not in result.strategy]
     for name in others:
-        own = (_parts(side.quantities[name]) for side in (made.default, made.scaled))
+        own = (_parts(side.quantities[name]) for side in (result.default, result.scaled))
         table.add_row(name, "", "", "", *own, style="dim")
-    table.add_row("multiply-adds", f"{made.before_macs:,}", f"{made.found_macs:,}", "", *_macs(made))
+    table.add_row("multiply-adds", f"{result.before_macs:,}", f"{result.found_macs:,}", "", *_macs(result))
     return table
 
 
-def _contenders(made: Comparison) -> Table:
-    table = Table(title=f"Trained alone on {made.data}")
-    for name in ("", "multiply-adds", "parameters", f"test {made.metric}, mean and range"):
+def _contenders(result: Comparison) -> Table:
+    table = Table(title=f"Trained alone on {result.data}")
+    for name in ("", "multiply-adds", "parameters", f"test {result.metric}, mean and range"):
         table.add_column(name, overflow="fold")
-    for name, side in (("default", made.default), ("scaled", made.scaled)):
+    for name, side in (("default", result.default), ("scaled", result.scaled)):
         table.add_row(name, f"{side.macs:,}", f"{side.parameters:,}", escape(str(side)))
     return table
 
 
-def _macs(made: Comparison) -> tuple[str, str]:
-    return f"{made.default.macs:,}", f"{made.scaled.macs:,}"
+def _macs(result: Comparison) -> tuple[str, str]:
+    return f"{result.default.macs:,}", f"{result.scaled.macs:,}"
 
 
 def _parts(parts: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""How a command that was stopped ends."""
+"""Exit of an interrupted command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 
 
 def stopped(stop: BaseException, command: str) -> NoReturn:
-    """Say why it stopped and which ``command`` goes on, and exit as an interrupted program does."""
+    """Print the reason and the ``command`` that resumes, and exit with code 130."""
     console = Console(stderr=True)
     console.print(str(stop) or "stopped", markup=False, soft_wrap=True)
     console.print(f"{command} goes on", markup=False, soft_wrap=True)

@@ -25,7 +25,7 @@ def submit(
         ),
     ] = None,
     cpus: Annotated[
-        float, typer.Option(help="CPUs kept for the job's own process. With none it runs on the head.")
+        float, typer.Option(help="CPUs reserved for the job's own process; with 0 it runs on the head node.")
     ] = 0,
     wait: Annotated[bool, typer.Option(help="Print the job's log until it ends.")] = True,
     check: Annotated[
@@ -34,9 +34,9 @@ def submit(
 ) -> None:
     """Run an experiment file on a cluster, as a Ray job.
 
-    The working directory goes with it, less what `.gitignore` names, and so does Manynet: a space of your own need
-    only be a module here. `study` must be a folder or an address that all nodes reach. A token is read from where Ray
-    reads it: `RAY_AUTH_TOKEN_PATH` or `RAY_AUTH_TOKEN`, with `RAY_AUTH_MODE=token`.
+    It ships the working directory, without files in `.gitignore`, and Manynet: a space of your own need only be a
+    module here. `study` must be a folder or an address that all nodes reach. The token is read from Ray's
+    variables: `RAY_AUTH_TOKEN_PATH` or `RAY_AUTH_TOKEN`, with `RAY_AUTH_MODE=token`.
 
     Example: `manynet submit study.yaml --address http://127.0.0.1:8265 --set study=s3://bucket/mine`
     """

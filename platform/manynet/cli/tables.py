@@ -1,4 +1,4 @@
-"""The command that measures a table of latency."""
+"""Command that measures a latency table."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ def table(
     ],
     device: Annotated[str, typer.Option(help="Device, as `manynet devices` lists them.")] = "host/torch",
     points: Annotated[
-        int, typer.Option(min=2, help="Operations measured of those that differ in free sizes alone.")
+        int,
+        typer.Option(
+            min=2, help="Operations to measure of each family (those that differ in free sizes alone)."
+        ),
     ] = 16,
-    subnets: Annotated[int, typer.Option(min=0, help="Whole subnets that the sums are fitted to.")] = 20,
+    subnets: Annotated[int, typer.Option(min=0, help="Whole subnets to fit the sums to.")] = 20,
     data: Annotated[
-        str, typer.Option(help="Data whose features the space takes, for click-through models.")
+        str, typer.Option(help="Data set that gives the space's features, for click-through models.")
     ] = "",
 ) -> None:
-    """Measure a table of latency: milliseconds of a space's operations on a device, at one example.
+    """Measure a latency table: milliseconds of a space's operations on a device, at batch 1.
 
-    The time of an architecture is then a sum, looked up in a few milliseconds. Tools that convert each operation
-    first take a second or more for each. At the end, ten further subnets are measured whole, and it prints how far
-    the sums agree.
+    The latency of an architecture is then a sum, looked up in a few milliseconds. Tools that convert each operation
+    first take a second or more for each. At the end, ten further subnets are measured as a whole and compared with
+    their sums.
 
     Example: `manynet table search_spaces.vit:tiny laptop.json --device "host/torch?threads=2"`
     """
@@ -49,22 +52,31 @@ def table(
 
     name = device_name(device)
     locate(file)
-    found = load_one(SearchSpace, space)
+    loaded = load_one(SearchSpace, space)
     if data:
-        found, _ = fit_together(found, data)
+        loaded, _ = fit_together(loaded, data)
     connect([device])
     with DevicePool([device]) as pool:
-        described = pool.descriptions[name]
+        description = pool.descriptions[name]
 
         def measure(network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
             return pool.measure(network, inputs)[name].milliseconds
 
-        with logged_bar("measure") as told:
-            tool = f"version {described.tool_version} on {described.fingerprint}"
-            made = measure_table(found, measure, name, tool, points=points, subnets=subnets, told=told)
-        made.write(file)
-        with logged_bar("check") as told:
-            wholes = measure_subnets(found, measure, range(subnets, subnets + CHECKED), told)
-    count = f"{len(made.measured)} operations measured, {len(made.interpolated)} interpolated"
+        with logged_bar("measure") as progress:
+            tool = f"version {description.tool_version} on {description.fingerprint}"
+            latency_table = measure_table(
+                loaded, measure, name, tool, points=points, subnets=subnets, progress=progress
+            )
+        latency_table.write(file)
+        with logged_bar("check") as progress:
+            whole_subnets = measure_subnets(loaded, measure, range(subnets, subnets + CHECKED), progress)
+    count = (
+        f"{len(latency_table.measured)} operations measured, {len(latency_table.interpolated)} interpolated"
+    )
     Console().print(f"{file}: {count}", markup=False, highlight=False, soft_wrap=True)
-    Console().print(f"sums: {agreement(made, found, wholes)}", markup=False, highlight=False, soft_wrap=True)
+    Console().print(
+        f"sums: {agreement(latency_table, loaded, whole_subnets)}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,4 +1,4 @@
-"""The command that shows how far a run is, while it goes on."""
+"""Command that shows the progress of a run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def watch(
             show_default=False,
         ),
     ],
-    once: Annotated[bool, typer.Option("--once", help="Print how it is now, and end.")] = False,
-    until_done: Annotated[bool, typer.Option("--until-done", help="End when the run does.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the current state, and exit.")] = False,
+    until_done: Annotated[bool, typer.Option("--until-done", help="Exit when the run ends.")] = False,
 ) -> None:
     """Watch a run: its step, front, hypervolume, rates, time left and devices.
 
-    It reads a few small files of the study, from wherever they are reached, and disturbs nothing. Of a Ray cluster it
-    shows the searches that run there. Where there is no terminal, it prints a line whenever something new is told.
+    It reads a few small files of the study, from any machine that reaches them, and does not disturb the run. For a Ray
+    cluster it shows all running searches. Without a terminal, it prints a line for each change.
 
     Example: `manynet watch runs/mine`
     """
@@ -51,25 +51,25 @@ def watch(
 
 
 def _live(read: Source, console: Console, until_done: bool) -> None:
-    """A page that is drawn anew, on a screen of its own; how it was last stays behind."""
+    """Redraw the page on an alternate screen, and print its last state at the end."""
     from rich.live import Live
 
     from manynet.cli.watching.view import page
     from manynet.errors import ManynetError
 
-    seen, note = read(), ""
+    studies, note = read(), ""
     with Live(console=console, screen=True, auto_refresh=False, redirect_stderr=False) as live:
         while True:
-            live.update(page(seen, console.width, console.height, time.time(), note), refresh=True)
-            if until_done and seen and all(one.over for one in seen):
+            live.update(page(studies, console.width, console.height, time.time(), note), refresh=True)
+            if until_done and studies and all(study.over for study in studies):
                 break
             time.sleep(SECONDS_BETWEEN)
             try:
-                seen, note = read(), ""
+                studies, note = read(), ""
             except ManynetError as error:
-                # Storage that is away for a while is no reason to leave.
+                # Storage may be unavailable for a while.
                 note = str(error)
-    console.print(page(seen, console.width, console.height, time.time()))
+    console.print(page(studies, console.width, console.height, time.time()))
 
 
 def _lines(read: Source, until_done: bool) -> None:
@@ -77,11 +77,11 @@ def _lines(read: Source, until_done: bool) -> None:
 
     last = ""
     while True:
-        seen = read()
-        now = line(seen, time.time())
-        if now != last:
-            print(now, flush=True)
-            last = now
-        if until_done and seen and all(one.over for one in seen):
+        studies = read()
+        text = line(studies, time.time())
+        if text != last:
+            print(text, flush=True)
+            last = text
+        if until_done and studies and all(study.over for study in studies):
             return
         time.sleep(SECONDS_BETWEEN)

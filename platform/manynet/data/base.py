@@ -1,4 +1,4 @@
-"""What a data set is: batches, splits, and the three splits with what is known of their examples."""
+"""Interfaces of data sets: batches, splits, and a data set with its three splits and features."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from manynet.errors import ManynetError
 
 
 class DataError(ManynetError, ValueError):
-    """A data set that cannot be read, or is asked for in a way it cannot answer."""
+    """A data set cannot be read, or got invalid arguments."""
 
 
 class Batch(NamedTuple):
     """Examples that are processed together.
 
     Attributes:
-        inputs: what the network is called with; of images one float32 tensor `(B, C, H, W)`, normalised; of
+        inputs: arguments of the network; of images one float32 tensor `(B, C, H, W)`, normalised; of
             click-through data float32 `(B, dense_width)` and int64 `(B, ids_width)`.
-        targets: what it should answer; of images int64 `(B,)`, of click-through data float32 `(B,)`.
+        targets: of images int64 `(B,)`, of click-through data float32 `(B,)`.
     """
 
     inputs: tuple[Tensor, ...]
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
 
 class Split(ABC):
-    """One part of a data set. Pickles, so that it can be sent to workers."""
+    """One part of a data set. Picklable, so that it can be sent to workers."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class Split(ABC):
 
     @abstractmethod
     def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
-        """Go through the split once, always in the same (mixed) order.
+        """Iterate over the split once, always in the same shuffled order.
 
         Args:
             size: examples a batch; the last batch may be shorter.
@@ -64,7 +64,7 @@ class Split(ABC):
         Args:
             size: examples in a joint batch, over all workers; a worker's batch has `size // world`.
             seed: of the permutations.
-            start: joint batches to skip, without reading them: where a resumed run goes on.
+            start: joint batches to skip, without reading them, when a run resumes.
             rank: which worker this is.
             world: how many workers share the stream.
 
@@ -87,7 +87,7 @@ class Split(ABC):
 
 @dataclass(frozen=True)
 class Images:
-    """What the examples of a data set of images have in common.
+    """Properties of all examples of an image data set.
 
     Attributes:
         classes: 1 + the largest label.
@@ -102,7 +102,7 @@ class Images:
     std: tuple[float, ...]
 
     def preprocessing(self) -> dict[str, Any]:
-        """How a network's input is made from an image."""
+        """Preprocessing of an image for an exported network."""
         return {
             "channels": self.channels,
             "scale": "pixels from 0 to 1",
@@ -117,13 +117,13 @@ class Data:
     """A data set in three splits.
 
     Attributes:
-        name: as it was asked for.
+        name: as the user gave it.
         digest: identity of the content, the splits and the conversions, 16 hexadecimal digits.
-        train: what weights are trained on.
-        validation: what a search scores on.
-        test: what finalists are scored on, once.
-        features: what its examples are.
-        conversion: of click-through data, how raw values became `features`.
+        train: trains weights.
+        validation: scores candidates of a search.
+        test: scores finalists, once.
+        features: describes its examples.
+        conversion: of click-through data, from raw values to `features`.
     """
 
     name: str
@@ -135,10 +135,10 @@ class Data:
     conversion: Mapping[str, Any] = field(default_factory=dict)
 
     def preprocessing(self) -> dict[str, Any]:
-        """What whoever feeds an exported network must do, as JSON can hold it."""
+        """Preprocessing that an exported network expects, as JSON values."""
         return {**self.features.preprocessing(), **self.conversion}
 
 
 def generator(purpose: str, *numbers: int) -> np.random.Generator:
-    """Random numbers for one purpose, so that equal seeds of two purposes do not draw alike."""
+    """Random generator for one purpose: equal seeds of two purposes give independent draws."""
     return np.random.default_rng([zlib.crc32(purpose.encode()), *numbers])

@@ -1,4 +1,4 @@
-"""Data sets that come with installed packages."""
+"""Data sets shipped with installed packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What click-through examples consist of: dense numbers, and ids into embedding tables."""
+"""Features of click-through examples: dense numbers, and ids into embedding tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Categorical:
 
     Attributes:
         name: of the feature, and of its column.
-        rows: of its table; row 0 stands for what is missing.
+        rows: of its table; row 0 stands for a missing value.
         values: ids an example holds at most; more than one makes the feature multi-valued.
     """
 
@@ -48,8 +48,8 @@ class Features:
         return sum(feature.values for feature in self.categorical)
 
     def preprocessing(self) -> dict[str, Any]:
-        """How a network's inputs are laid out."""
-        tables = {one.name: {"rows": one.rows, "values": one.values} for one in self.categorical}
+        """Layout of a network's inputs."""
+        tables = {table.name: {"rows": table.rows, "values": table.values} for table in self.categorical}
         return {"dense": list(self.dense), "categorical": tables}
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Features:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Features:
-        """What :meth:`to_dict` gave."""
+        """Inverse of :meth:`to_dict`."""
         return cls(
             tuple(content["dense"]), tuple(Categorical(**feature) for feature in content["categorical"])
         )

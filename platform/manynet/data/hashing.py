@@ -1,4 +1,4 @@
-"""Ids of texts: a hash of our own, so that a text has the same id on every machine and in every version.
+"""Hash ids of texts, the same on every machine and in every version.
 
 The bytes of a text are cut into words of 8, little-endian, the last one filled up with zeros. The hash starts
 at ``length * GOLDEN``; each word in turn is xored in, and the result mixed by splitmix64's finaliser. All of it
@@ -15,9 +15,9 @@ Hashes = NDArray[np.uint64]
 Ids = NDArray[np.int32]
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 WORD = 8
-# Where the hash of a text of one word starts.
+# Initial hash of a text of one word.
 _ONE_WORD = np.uint64(WORD * int(GOLDEN) % 2**64)
-# What to keep of a word of which only so many bytes belong to the text.
+# By number of bytes that belong to the text: mask of a word's bytes.
 _MASKS = np.array([(1 << 8 * size) - 1 for size in range(WORD + 1)], dtype=np.uint64)
 
 
@@ -35,7 +35,7 @@ def mix(numbers: Hashes) -> Hashes:
 
 
 def hash_texts(texts: pa.BinaryArray) -> Hashes:
-    """The hash of every text, `(N,)`; what is null counts as empty."""
+    """The hash of every text, `(N,)`; null counts as empty."""
     filled, hashed = _hash_filled(texts)
     result = np.zeros(len(texts), np.uint64)
     result[filled] = hashed
@@ -53,7 +53,7 @@ def text_ids(texts: pa.BinaryArray, rows: int) -> Ids:
 
 
 def _hash_filled(texts: pa.BinaryArray) -> tuple[NDArray[np.intp], Hashes]:
-    """Which texts are not empty, and the hashes of those."""
+    """Indices of texts that are not empty, and their hashes."""
     bounds, data = _bytes(texts)
     lengths = np.diff(bounds)
     filled = np.flatnonzero(lengths != 0)
@@ -65,8 +65,8 @@ def _hash_filled(texts: pa.BinaryArray) -> tuple[NDArray[np.intp], Hashes]:
 
 
 def _hash_words(starts: NDArray[np.int64], lengths: NDArray[np.int64], data: NDArray[np.uint8]) -> Hashes:
-    """Hashes of texts that are not empty, by where they start and how long they are."""
-    # The 8 bytes from every place on, as a number; a word may reach past the last text.
+    """Hashes of texts that are not empty, by their start and length."""
+    # The 8 bytes from every offset, as a number; a word may reach past the last text.
     padded = np.concatenate([data, np.zeros(WORD, np.uint8)])
     words: Hashes = np.ndarray(len(data) + 1, "<u8", padded, strides=(1,))
     hashed: Hashes = lengths.astype(np.uint64) * GOLDEN
@@ -74,14 +74,14 @@ def _hash_words(starts: NDArray[np.int64], lengths: NDArray[np.int64], data: NDA
     while len(rows):
         word = words[starts] & _MASKS[np.minimum(lengths, WORD)]
         hashed[rows] = mix(hashed[rows] ^ word)
-        # Only texts with another word go on: the loop is as long as the longest, but most rounds are short.
+        # Only texts with another word continue: there are as many rounds as words in the longest, most of them short.
         longer = np.flatnonzero(lengths > WORD)
         rows, starts, lengths = rows[longer], starts[longer] + WORD, lengths[longer] - WORD
     return hashed
 
 
 def _bytes(texts: pa.BinaryArray) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Where each text starts and the last ends, and the bytes of all."""
+    """Start of each text and end of the last, and the bytes of all."""
     if texts.null_count:
         texts = texts.fill_null(b"")
     _, offsets, data = texts.buffers()

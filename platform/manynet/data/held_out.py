@@ -1,4 +1,4 @@
-"""Division of a split in two: which part an example belongs to follows from its row and a seed alone."""
+"""Hash-based division of a split in two, determined by row and seed alone."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from manynet.data.order import Rows
 
 @dataclass(frozen=True)
 class Part:
-    """About a share of all rows, each drawn independently.
+    """One of two parts of a split; each row is drawn independently.
 
     Attributes:
-        share: of the rows that are drawn, above 0 and below 1.
+        share: probability that a row is drawn, above 0 and below 1.
         seed: of the draws.
-        drawn: whether this part has those that were drawn, or the others.
+        drawn: whether this part has the drawn rows, or the others.
     """
 
     share: float
@@ -27,7 +27,7 @@ class Part:
     drawn: bool
 
     def of(self, rows: Rows) -> Rows:
-        """Those of ``rows`` that belong to this part, in their order."""
+        """The ``rows`` that belong to this part, in their order."""
         return rows[self._belongs(rows)]
 
     def _belongs(self, rows: Rows) -> NDArray[np.bool_]:
@@ -38,10 +38,10 @@ class Part:
 
 
 def parts(share: float, seed: int) -> tuple[Part, Part]:
-    """The rows that are drawn, and the rest.
+    """The drawn part, and the rest.
 
     Raises:
-        DataError: as `Split.divided` says.
+        DataError: see `Split.divided`.
     """
     if not 0 < share < 1:
         raise DataError(f"share must be above 0 and below 1, but got {share}")

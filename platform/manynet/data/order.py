@@ -1,4 +1,4 @@
-"""The order of training examples: the same whatever the number of workers, and from any step on."""
+"""Order of training examples, independent of the number of workers and of the first step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Rows = NDArray[np.int64]
 
 
 def check_share(size: int, start: int, rank: int, world: int) -> None:
-    """Refuse a joint batch that cannot be shared evenly.
+    """Check that a joint batch can be shared evenly.
 
     Raises:
-        DataError: as `Split.stream` says.
+        DataError: see `Split.stream`.
     """
     if world < 1 or not 0 <= rank < world:
         raise DataError(f"rank must be in 0..world-1, but got rank {rank} of world {world}")
@@ -28,10 +28,10 @@ def check_share(size: int, start: int, rank: int, world: int) -> None:
 
 
 def check_batches(size: int, limit: int | None) -> None:
-    """Refuse sizes below one.
+    """Check that sizes are at least one.
 
     Raises:
-        DataError: as `Split.batches` says.
+        DataError: see `Split.batches`.
     """
     if size < 1:
         raise DataError(f"batch size must be at least 1, but got {size}")
@@ -42,13 +42,13 @@ def check_batches(size: int, limit: int | None) -> None:
 def share(
     epoch: Callable[[int], Iterable[Rows]], length: int, *, size: int, start: int, rank: int, world: int
 ) -> Iterator[Rows]:
-    """The rows of an endless stream that are one worker's, in order.
+    """One worker's rows of an endless stream, in order.
 
     Args:
-        epoch: the order of an epoch, in pieces of any length that together hold `length` rows.
+        epoch: yields the order of an epoch, in pieces of any length with `length` rows in all.
         length: rows in an epoch.
         size: rows in a joint batch.
-        start: joint batches to leave out.
+        start: joint batches to skip.
         rank: which of `world` equal contiguous parts of a joint batch to keep.
         world: how many parts a joint batch has.
     """
@@ -58,9 +58,9 @@ def share(
         for rows in epoch(number):
             places = np.arange(place, place + len(rows))
             place += len(rows)
-            mine = rows[(places >= first) & (places % size // (size // world) == rank)]
-            if len(mine):
-                yield mine
+            own = rows[(places >= first) & (places % size // (size // world) == rank)]
+            if len(own):
+                yield own
 
 
 def first(order: Iterable[Rows], limit: int) -> Iterator[Rows]:
@@ -74,18 +74,18 @@ def first(order: Iterable[Rows], limit: int) -> Iterator[Rows]:
 
 def regroup(pieces: Iterable[tuple[NDArray[np.generic], ...]], size: int) -> Iterator[tuple[np.ndarray, ...]]:
     """Cut arrays that arrive in pieces of any length into pieces of `size`; the last may be shorter."""
-    held: list[tuple[np.ndarray, ...]] = []
-    have = 0
+    pending: list[tuple[np.ndarray, ...]] = []
+    pending_rows = 0
     for piece in pieces:
-        held.append(piece)
-        have += len(piece[0])
-        if have < size:
+        pending.append(piece)
+        pending_rows += len(piece[0])
+        if pending_rows < size:
             continue
-        joined = tuple(np.concatenate(parts) for parts in zip(*held, strict=True))
-        whole = have - have % size
+        joined = tuple(np.concatenate(parts) for parts in zip(*pending, strict=True))
+        whole = pending_rows - pending_rows % size
         for at in range(0, whole, size):
             yield tuple(part[at : at + size] for part in joined)
-        held = [tuple(part[whole:] for part in joined)]
-        have -= whole
-    if have:
-        yield tuple(np.concatenate(parts) for parts in zip(*held, strict=True))
+        pending = [tuple(part[whole:] for part in joined)]
+        pending_rows -= whole
+    if pending_rows:
+        yield tuple(np.concatenate(parts) for parts in zip(*pending, strict=True))

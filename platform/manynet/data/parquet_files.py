@@ -1,4 +1,4 @@
-"""Where Parquet files are, what they hold, and how to read some of it."""
+"""Lists and reads Parquet files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from manynet.errors import first_line
 
 @dataclass(frozen=True, eq=False)
 class RowGroups:
-    """Parquet files whose rows are counted through all of them. Pickles.
+    """Parquet files with consecutive row numbers across files. Picklable.
 
     Attributes:
         system: the filesystem they are on.
@@ -39,16 +39,16 @@ class RowGroups:
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """First row of each row group, counted through all files, and the number of rows at the end."""
+        """First row of each row group across files, and the number of rows at the end."""
         counts = [count for groups in self.groups for count in groups]
         return np.cumsum([0, *counts], dtype=np.int64)
 
     def group_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Row group of each row, both counted through all files."""
+        """Row group of each row, both numbered across files."""
         return np.searchsorted(self.starts, rows, side="right") - 1
 
     def place(self, row: int) -> str:
-        """How errors name a row."""
+        """Name of a row for error messages."""
         firsts = np.cumsum([0, *(sum(groups) for groups in self.groups)])
         file = int(np.searchsorted(firsts, row, side="right")) - 1
         return f"row {row - firsts[file]} of {self.paths[file]}"
@@ -59,7 +59,7 @@ class RowGroups:
             return read_parquet(self.paths[file], lambda: opened.read(columns=names))
 
     def file_of(self, group: int) -> tuple[int, int]:
-        """Which file a row group, counted through all files, is in, and its number there."""
+        """File of a row group, numbered across files, and its number in that file."""
         file, inside = 0, group
         while inside >= len(self.groups[file]):
             inside -= len(self.groups[file])
@@ -72,15 +72,15 @@ class Files(RowGroups):
     """Parquet files of images.
 
     Attributes:
-        encoded: bytes of all images as they are stored, uncompressed by Parquet.
-        columns: the names that matter.
+        encoded: bytes of all images as stored, before Parquet's compression.
+        columns: names of the image and label columns.
     """
 
     encoded: int
     columns: Columns
 
     def images(self, group: int) -> list[memoryview] | Pixels:
-        """Encoded images, or pixels `(N, H, W, C)`, of a row group counted through all files."""
+        """Encoded images, or pixels `(N, H, W, C)`, of a row group numbered across files."""
         file, inside = self.file_of(group)
         path = self.paths[file]
         with open_parquet(self.system, path) as opened:
@@ -89,10 +89,10 @@ class Files(RowGroups):
 
 
 def read_parquet(path: str, read: Callable[[], pa.Table]) -> pa.Table:
-    """What `read` gives of the file at `path`.
+    """Call `read`, and name the file at `path` if it fails.
 
     Raises:
-        DataError: if it cannot be read, naming it.
+        DataError: if it cannot be read.
     """
     try:
         return read()
@@ -103,10 +103,10 @@ def read_parquet(path: str, read: Callable[[], pa.Table]) -> pa.Table:
 def open_parquet(
     system: pa.fs.FileSystem, path: str, metadata: pq.FileMetaData | None = None
 ) -> pq.ParquetFile:
-    """Open a file, and read its footer unless that is known.
+    """Open a file, and read its footer unless `metadata` is given.
 
     Raises:
-        DataError: if it is no Parquet file.
+        DataError: if it is not a Parquet file.
     """
     try:
         return pq.ParquetFile(system.open_input_file(path), metadata=metadata)
@@ -123,13 +123,13 @@ def list_parquet(address: str) -> tuple[pa.fs.FileSystem, str, list[str]]:
     try:
         system, root = pa.fs.FileSystem.from_uri(address) if "://" in address else _local(address)
         info = system.get_file_info(root)
-        listed = [info] if info.is_file else system.get_file_info(pa.fs.FileSelector(root, recursive=True))
+        entries = [info] if info.is_file else system.get_file_info(pa.fs.FileSelector(root, recursive=True))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"parquet:ADDRESS must be a file or folder, but got {address!r}: {first_line(error)}"
         ) from None
     paths = sorted(
-        entry.path for entry in listed if entry.is_file and (info.is_file or _is_parquet(entry.path, root))
+        entry.path for entry in entries if entry.is_file and (info.is_file or _is_parquet(entry.path, root))
     )
     if not paths:
         raise DataError(f"parquet:ADDRESS must hold .parquet files, but {address!r} holds none")
@@ -140,17 +140,17 @@ def find_files(address: str) -> Files:
     """List the files of an address, and read their footers.
 
     Raises:
-        DataError: if there is nothing there, or the columns are not images and labels.
+        DataError: if there are no files, or the columns are not images and labels.
     """
     system, root, paths = list_parquet(address)
     columns = None
     groups, encoded = [], 0
     for path in paths:
         with open_parquet(system, path) as file:
-            found = find_columns(file.schema_arrow, path)
-            if found != (columns := columns or found):
+            own_columns = find_columns(file.schema_arrow, path)
+            if own_columns != (columns := columns or own_columns):
                 raise DataError(
-                    f"all files must have the columns of {paths[0]}, but {path} has {tuple(found)}"
+                    f"all files must have the columns of {paths[0]}, but {path} has {tuple(own_columns)}"
                 )
             groups.append(group_rows(file.metadata))
             encoded += _image_bytes(file.metadata, columns.image)

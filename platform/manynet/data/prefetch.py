@@ -1,4 +1,4 @@
-"""Making things in a background thread before they are asked for."""
+"""Prefetches items of an iterator in a background thread."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ T = TypeVar("T")
 
 
 def prefetched(items: Iterator[T], ahead: int) -> Iterator[T]:
-    """The same items, made by a thread that is at most `ahead` of them before its reader.
+    """The same items, produced by a thread at most `ahead` items in advance.
 
-    The thread ends when the items do, when making one raises (which is raised here), and when this iterator
-    is closed or dropped.
+    The thread ends with the items, with an error (which is raised here), and when this iterator is closed
+    or dropped.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-    waiting: deque[Future[T | None]] = deque(thread.submit(next, items, None) for _ in range(ahead))
+    pending: deque[Future[T | None]] = deque(thread.submit(next, items, None) for _ in range(ahead))
     try:
-        while (item := waiting.popleft().result()) is not None:
-            waiting.append(thread.submit(next, items, None))
+        while (item := pending.popleft().result()) is not None:
+            pending.append(thread.submit(next, items, None))
             yield item
     finally:
         thread.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Raw files: where they are, and their bytes, whether they are gzipped or not."""
+"""Lists raw files, and opens them whether gzipped or not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pyarrow.fs
 from manynet.data.base import DataError
 from manynet.storage import StorageError, locate
 
-_WILD = set("*?[")
+_WILDCARDS = set("*?[")
 _GZIP = b"\x1f\x8b"
 
 
@@ -36,12 +36,12 @@ class RawFile:
 
     @property
     def name(self) -> str:
-        """Without its folder."""
+        """File name, without its folder."""
         return PurePosixPath(self.path).name
 
     @property
     def kind(self) -> str:
-        """What the end of its name says, without `.gz`: ``.csv`` for example."""
+        """File extension, without `.gz`: ``.csv`` for example."""
         return PurePosixPath(self.name.removesuffix(".gz")).suffix.lower()
 
 
@@ -57,12 +57,12 @@ def find_files(address: str) -> list[RawFile]:
     """
     try:
         system, path = locate(expanduser(address))
-        found = sorted(_matches(system, path), key=lambda info: info.path)
+        infos = sorted(_matches(system, path), key=lambda info: info.path)
     except (StorageError, pa.ArrowException, OSError) as error:
         raise DataError(f"input must be files that can be read, but got {address!r}: {error}") from None
-    if not found:
+    if not infos:
         raise DataError(f"input must be a file, a folder of files or a pattern, but nothing is at {address}")
-    files = [RawFile(system, info.path, info.size) for info in found]
+    files = [RawFile(system, info.path, info.size) for info in infos]
     for file in files:
         if not file.size:
             raise DataError(f"files must hold at least one row, but {file.path} is empty")
@@ -74,16 +74,16 @@ def _matches(system: pa.fs.FileSystem, path: str) -> list[pa.fs.FileInfo]:
     if info.is_file:
         return [info]
     parts = PurePosixPath(path).parts
-    wild = next((at for at, part in enumerate(parts) if _WILD & set(part)), None)
-    if info.type == pa.fs.FileType.NotFound and wild is not None:
-        root = str(PurePosixPath(*parts[:wild]))
-        listed = system.get_file_info(pa.fs.FileSelector(root, allow_not_found=True, recursive=True))
-        return [entry for entry in listed if entry.is_file and _fits(entry.path, parts)]
-    listed = system.get_file_info(pa.fs.FileSelector(path, allow_not_found=True, recursive=True))
-    return [entry for entry in listed if entry.is_file and not _is_hidden(entry.path, path)]
+    wildcard = next((at for at, part in enumerate(parts) if _WILDCARDS & set(part)), None)
+    if info.type == pa.fs.FileType.NotFound and wildcard is not None:
+        root = str(PurePosixPath(*parts[:wildcard]))
+        entries = system.get_file_info(pa.fs.FileSelector(root, allow_not_found=True, recursive=True))
+        return [entry for entry in entries if entry.is_file and _matches_pattern(entry.path, parts)]
+    entries = system.get_file_info(pa.fs.FileSelector(path, allow_not_found=True, recursive=True))
+    return [entry for entry in entries if entry.is_file and not _is_hidden(entry.path, path)]
 
 
-def _fits(path: str, pattern: tuple[str, ...]) -> bool:
+def _matches_pattern(path: str, pattern: tuple[str, ...]) -> bool:
     parts = PurePosixPath(path).parts
     return len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern))
 
@@ -94,15 +94,15 @@ def _is_hidden(path: str, root: str) -> bool:
 
 @contextmanager
 def open_raw(file: RawFile) -> Iterator[tuple[Any, Any]]:
-    """A file's bytes, unpacked, and the stream below, whose `tell` says how far reading is.
+    """A file's decompressed stream, and the stream below, whose `tell` gives the bytes read so far.
 
     Raises:
         DataError: if it cannot be read, or its compression is damaged.
     """
     try:
         with file.system.open_input_file(file.path) as stored:
-            packed = stored.read(len(_GZIP)) == _GZIP
+            is_gzip = stored.read(len(_GZIP)) == _GZIP
             stored.seek(0)
-            yield (pa.CompressedInputStream(stored, "gzip") if packed else stored), stored
+            yield (pa.CompressedInputStream(stored, "gzip") if is_gzip else stored), stored
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"files must be readable, but {file.path} is not: {error}") from None

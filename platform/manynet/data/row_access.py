@@ -1,4 +1,4 @@
-"""Splits whose examples are at hand by their row: the orders that they are gone through in."""
+"""Random-access splits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from manynet.data.held_out import parts
 from manynet.data.order import Rows, check_batches, check_share, regroup, share
 
 
-class HeldSplit(Split):
-    """A split in memory."""
+class RandomAccessSplit(Split):
+    """A split that reads any rows at the same cost: in memory."""
 
     @abstractmethod
     def take(self, rows: Rows) -> Batch:
-        """The examples of some rows, as tensors that share no memory with the split."""
+        """The examples of `rows`, as tensors that share no memory with the split."""
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         check_batches(size, limit)
@@ -33,20 +33,20 @@ class HeldSplit(Split):
         def epoch(number: int) -> list[Rows]:
             return [generator("epoch", seed, number).permutation(len(self))]
 
-        mine = share(epoch, len(self), size=size, start=start, rank=rank, world=world)
-        return (self.take(rows) for (rows,) in regroup(((rows,) for rows in mine), size // world))
+        own = share(epoch, len(self), size=size, start=start, rank=rank, world=world)
+        return (self.take(rows) for (rows,) in regroup(((rows,) for rows in own), size // world))
 
     def divided(self, share: float, *, seed: int) -> tuple[Split, Split]:
         rows = np.arange(len(self))
-        drawn, rest = (SomeRows(self, part.of(rows)) for part in parts(share, seed))
+        drawn, rest = (Subset(self, part.of(rows)) for part in parts(share, seed))
         return drawn, rest
 
 
 @dataclass(frozen=True, eq=False)
-class SomeRows(HeldSplit):
-    """Some rows of a split in memory, which they share."""
+class Subset(RandomAccessSplit):
+    """Some rows of a split in memory, without a copy."""
 
-    whole: HeldSplit
+    whole: RandomAccessSplit
     rows: Rows
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Which examples are for training, validation and test."""
+"""Stratified split into training, validation and test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = {
 
 
 class Parts(NamedTuple):
-    """Row numbers of the three splits, each in mixed order."""
+    """Row numbers of the three splits, each shuffled."""
 
     train: Rows
     validation: Rows
@@ -30,15 +30,15 @@ class Parts(NamedTuple):
 
 
 def split(labels: NDArray[np.int64], given: Mapping[str, Rows], seed: int) -> Parts:
-    """Complete the splits a data set comes with, taking what is missing off its training split.
+    """Complete the splits of a data set; missing ones are drawn from its training split.
 
-    A tenth goes to each missing split, in the same proportion of every class. Every split is mixed, so that
-    its first batches hold all classes: they are what normalisation is calibrated on.
+    A tenth goes to each missing split, stratified by class. Every split is shuffled, so that its first batches
+    hold all classes: normalisation is calibrated on them.
 
     Args:
         labels: `(N,)`, of all rows.
         given: rows of the splits the data set names; at least `train`.
-        seed: of the draw.
+        seed: of draws and shuffles.
 
     Raises:
         DataError: if a split would be empty.
@@ -60,7 +60,7 @@ def split(labels: NDArray[np.int64], given: Mapping[str, Rows], seed: int) -> Pa
 def _take(
     labels: NDArray[np.int64], rows: Rows, count: int, random: np.random.Generator
 ) -> tuple[Rows, Rows]:
-    """Draw `count` of `rows`, every class in proportion; return them and the rest."""
+    """Draw `count` of `rows`, stratified by class; return them and the rest."""
     rows = random.permutation(rows)
     rows = rows[np.argsort(labels[rows], kind="stable")]
     # Every (N / count)-th of the rows in order of class: exact in number, within one of each class's share.

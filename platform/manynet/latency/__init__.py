@@ -1,1 +1,1 @@
-"""Latency that is not measured each time: tables of operations, predictors, and which of them gives what."""
+"""Sources of latency: measurements, tables of operations, and predictors."""

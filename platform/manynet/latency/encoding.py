@@ -1,4 +1,4 @@
-"""Architectures as rows of numbers, and which of those numbers mean the same in different places of a network."""
+"""Numeric encoding of architectures; relates the same choice in different places of a network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Matrix = NDArray[np.float64]
 
 
 class Encoding:
-    """How the architectures of a space become rows of numbers.
+    """Encodes the architectures of a space as rows of numbers.
 
-    A choice of ``tune.choice`` has a column for each option, and one for being absent; a range has its value, scaled to
-    lie between 0 and 1, one for being present and one for being absent. Keys that differ in numbers alone, such as
+    A choice of ``tune.choice`` has a column for each option, and one for absent; a range has columns for its value, scaled
+    to 0..1, for present and for absent. Keys that differ in numbers alone, such as
     ``block3.heads`` and ``block7.heads``, are the same choice in other places.
 
     Args:
-        domains: of the space, by key.
+        domains: of the space's choices, by key.
 
     Attributes:
         width: number of columns.
@@ -44,7 +44,7 @@ class Encoding:
         self.width = sum(sizes)
 
     def rows(self, architectures: Sequence[Mapping[str, Any]]) -> Matrix:
-        """Encode architectures, ``(n, width)``; keys that do not matter may be absent.
+        """Encode architectures, ``(n, width)``; inactive keys may be absent.
 
         Raises:
             ArchitectureError: for an unknown key, or a value outside its domain.
@@ -56,14 +56,14 @@ class Encoding:
             values = [arch.get(key) for arch in architectures]
             given += len(values) - values.count(None)
             if key in self._codes:
-                rows[places, start + self._coded(key, values)] = 1
+                rows[places, start + self._categorical_columns(key, values)] = 1
             else:
-                rows[:, start : start + 3] = self._scaled(key, values)
+                rows[:, start : start + 3] = self._range_columns(key, values)
         if given != sum(map(len, architectures)):
             self._refuse_unknown(architectures)
         return rows
 
-    def _coded(self, key: str, values: list[Any]) -> NDArray[np.int64]:
+    def _categorical_columns(self, key: str, values: list[Any]) -> NDArray[np.int64]:
         """The column of each value, counted from the key's first."""
         codes = self._codes[key]
         try:
@@ -74,8 +74,8 @@ class Encoding:
                     admitted(key, self.domains[key], value)
             raise
 
-    def _scaled(self, key: str, values: list[Any]) -> Matrix:
-        """Value from 0 to 1, present, absent: ``(n, 3)``."""
+    def _range_columns(self, key: str, values: list[Any]) -> Matrix:
+        """Columns of a range: value from 0 to 1, present, absent, ``(n, 3)``."""
         domain = self.domains[key]
         lowest, highest = bounds(domain)  # type: ignore[arg-type]
         present = np.array([value is not None for value in values], dtype=bool)
@@ -92,57 +92,57 @@ class Encoding:
                     )
                 admitted(key, self.domains[key], value)
 
-    def alike(self, reach: float) -> Matrix:
-        """How alike the effects of two columns are, ``(width, width)``, positive semi-definite.
+    def similarity(self, reach: float) -> Matrix:
+        """Similarity of the effects of two columns, ``(width, width)``, positive semi-definite.
 
         1 for a column and itself, exp(-d / reach) for the same option of the same choice, d places apart, else 0.
         """
-        names, places = self._named()
+        names, places = self._ids_and_places()
         same = names[:, None] == names
         distance = np.abs(places[:, None] - places)
         return np.where(same, np.exp(-distance / reach), 0.0)
 
     @property
     def repeats(self) -> bool:
-        """Whether any choice is made in more than one place."""
-        return len({choice_of(key) for key in self.domains}) < len(self.domains)
+        """Whether any choice occurs in more than one place."""
+        return len({choice_name(key) for key in self.domains}) < len(self.domains)
 
-    def _named(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """What each column says, as a number, and in which place of the network, ``(width,)``."""
-        known: dict[Any, int] = {}
-        seen: dict[str, int] = {}
+    def _ids_and_places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Id of each column's choice and option, and its place in the network, ``(width,)`` each."""
+        ids: dict[Any, int] = {}
+        last_place: dict[str, int] = {}
         names, places = [], []
         for key, columns in self._columns.items():
-            choice = choice_of(key)
-            place = seen[choice] = seen.get(choice, -1) + 1
+            choice = choice_name(key)
+            place = last_place[choice] = last_place.get(choice, -1) + 1
             for column in columns:
-                names.append(known.setdefault((choice, column), len(known)))
+                names.append(ids.setdefault((choice, column), len(ids)))
                 places.append(place)
         return np.array(names), np.array(places)
 
     def coordinates(self) -> tuple[Matrix, NDArray[np.int64]]:
-        """A map of rows to a space in which near architectures are alike, ``(width, d)``, and the choice of each ``(d,)``.
+        """Linear map of rows to coordinates in which similar architectures are near, ``(width, d)``; each one's choice, ``(d,)``.
 
-        Numbers lie in order from 0 to 1; other options are at distance 1 from each other, and so is being absent, if
-        the choice is made in one place. With P places, distances in each are less by the root of P.
+        Numbers are ranked from 0 to 1; other options and absence are at distance 1 from each other, if the choice
+        occurs in one place. With P places, distances in each are less by the root of P.
         """
-        places = Counter(map(choice_of, self.domains))
-        known = {choice: number for number, choice in enumerate(places)}
+        places = Counter(map(choice_name, self.domains))
+        choice_ids = {choice: number for number, choice in enumerate(places)}
         blocks, choices = [], []
         for key, columns in self._columns.items():
-            choice = choice_of(key)
-            # So that architectures that differ everywhere are as far apart, however many places there are.
+            choice = choice_name(key)
+            # Keeps the distance of architectures that differ everywhere independent of the number of places.
             blocks.append(_coordinates(columns) / np.sqrt(places[choice]))
-            choices += [known[choice]] * blocks[-1].shape[1]
+            choices += [choice_ids[choice]] * blocks[-1].shape[1]
         return block_diag(*blocks), np.array(choices)
 
 
 ABSENT, VALUE, PRESENT = ("absent",), ("value",), ("present",)
-"""Columns that are no option."""
+"""Columns that are not options."""
 
 
-def choice_of(key: str) -> str:
-    """The choice that a key makes, wherever in the network: its name without numbers."""
+def choice_name(key: str) -> str:
+    """Name of a key's choice, the same in all places: the key without numbers."""
     return re.sub(r"\d+", "", key)
 
 
@@ -158,6 +158,6 @@ def _coordinates(columns: list[Any]) -> Matrix:
     if all(isinstance(option, int | float) for option in options):
         order = np.argsort(np.argsort(options)) / max(1, len(options) - 1)
         return np.array([*([place, 0] for place in order), [0.5, 1]])
-    # Half the squared length of each, so that any two are at distance 1.
+    # Scaled so that any two are at distance 1.
     apart: Matrix = np.eye(len(columns)) / np.sqrt(2)
     return apart

@@ -1,4 +1,4 @@
-"""The actor that predicts latencies of a search, and learns from those that are measured."""
+"""Actor that predicts latencies of a search, and refits the predictor to new measurements."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from manynet.space.domains import Options
 from manynet.space.search_space import Architecture
 
 FIRST = 20
-"""Subnets that are measured before any is predicted."""
+"""Number of subnets measured before the first prediction."""
 GROWTH = 1.1
-"""More measurements than at the last fit, as a factor, that ask for another."""
+"""Growth of the number of measurements that triggers a new fit."""
 UNAVOIDABLE = 1.25
-"""A prediction that deviates little more than measurements do among themselves is as good as one, as a factor."""
+"""A deviation of up to so many times the measurement noise is always accepted."""
 
 
 class Known(NamedTuple):
-    """A subnet that was measured: its choices, its multiply-adds and parameters, and its time in ms."""
+    """A measured subnet: its architecture, its multiply-adds and parameters, and its latency in ms."""
 
     architecture: Architecture
     costs: Sequence[float]
@@ -30,12 +30,12 @@ class Known(NamedTuple):
 
 
 class Forecaster:
-    """Predicts the latency of one device, and asks for a measurement where it is unsure.
+    """Predicts latency on one device; requests a measurement where the prediction is uncertain.
 
     Args:
         domains: of the space.
-        deviation: that a prediction may have, as a share of it.
-        known: measurements there are already.
+        deviation: largest accepted deviation of a prediction, relative to it.
+        known: existing measurements.
     """
 
     def __init__(self, domains: Mapping[str, Options], deviation: float, known: Sequence[Known]) -> None:
@@ -43,21 +43,21 @@ class Forecaster:
         self._deviation = deviation
         self._known = list(known)
         self._predictor: LatencyPredictor | None = None
-        self._like: Measurement | None = None
+        self._template: Measurement | None = None
 
     @ray.method
     def ask(self, arch: Architecture, costs: Sequence[float]) -> Measurement | None:
-        """The prediction for a subnet, or None where it should be measured."""
-        if self._like is None or len(self._known) < FIRST:
+        """Prediction for a subnet; None if it should be measured."""
+        if self._template is None or len(self._known) < FIRST:
             return None
         predictor = self._fitted()
-        found = predictor.predict([arch], [list(costs)])
-        milliseconds, deviation = float(found.milliseconds[0]), float(found.deviation[0])
+        prediction = predictor.predict([arch], [list(costs)])
+        milliseconds, deviation = float(prediction.milliseconds[0]), float(prediction.deviation[0])
         if deviation > max(self._deviation, UNAVOIDABLE * predictor.noise):
             return None
         return replace(
-            self._like,
-            device=str(replace(DeviceName.parse(self._like.device), source="predicted")),
+            self._template,
+            device=str(replace(DeviceName.parse(self._template.device), source="predicted")),
             milliseconds=milliseconds,
             spread=deviation,
             count=predictor.count,
@@ -71,9 +71,9 @@ class Forecaster:
 
     @ray.method
     def tell(self, arch: Architecture, costs: Sequence[float], measured: Measurement) -> None:
-        """Learn from a measurement."""
+        """Add a measurement."""
         self._known.append(Known(dict(arch), list(costs), measured.milliseconds))
-        self._like = measured
+        self._template = measured
 
     def _fitted(self) -> LatencyPredictor:
         if self._predictor is None or len(self._known) >= GROWTH * self._predictor.count:

@@ -15,12 +15,12 @@ Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
 CONSTANT = 1.0
-"""Variance of the mean, of targets whose own is 1."""
+"""Prior variance of the constant mean; targets have variance 1."""
 LINEAR, SMOOTH, NARROWNESS, NOISE = (-3.0, 2.0), (-1.0, 2.0), (-1.5, 1.5), (-4.0, 2.0)
 """Mean and deviation of the prior of each kind of hyper-parameter, all of them logarithms."""
 BOUNDS = (-12.0, 6.0)
 CHUNK = 2048
-"""Rows that are predicted at once, so that their covariances stay in the processor's cache."""
+"""Rows of one prediction batch, so that their covariances stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class GaussianProcess:
 
     Attributes:
         kernel: of the rows.
-        rows: it was fitted on, ``(n, D)``.
-        targets: of these, ``(n,)``.
+        rows: training inputs, ``(n, D)``.
+        targets: training targets, ``(n,)``.
         parameters: logarithms of the hyper-parameters, as :attr:`Kernel.priors` orders them.
         evidence: log marginal likelihood of the targets, with the prior of the hyper-parameters.
     """
@@ -69,9 +69,9 @@ class GaussianProcess:
     def fit(
         cls, kernel: Kernel, rows: Matrix, targets: Vector, start: Vector | None = None, steps: int = 60
     ) -> GaussianProcess:
-        """The hyper-parameters of most evidence, from those of ``start`` or the prior, in so many steps of L-BFGS."""
+        """Maximise the evidence over hyper-parameters by L-BFGS, from ``start`` or the prior's mean."""
         evidence = _Evidence(kernel, rows, targets)
-        found = minimize(
+        optimum = minimize(
             evidence.loss,
             kernel.priors[0] if start is None else start,
             jac=True,
@@ -79,11 +79,11 @@ class GaussianProcess:
             bounds=[BOUNDS] * len(kernel.priors[0]),
             options={"maxiter": steps, "ftol": 1e-6},
         )
-        return cls(kernel, rows, targets, found.x, -float(found.fun))
+        return cls(kernel, rows, targets, optimum.x, -float(optimum.fun))
 
     @property
     def noise(self) -> float:
-        """Deviation of a target that no more rows can take away."""
+        """Standard deviation of the noise, which more rows do not reduce."""
         return float(np.exp(self.parameters[-1] / 2))
 
     def predict(self, rows: Matrix) -> tuple[Vector, Vector]:
@@ -95,10 +95,10 @@ class GaussianProcess:
         return means, deviations
 
     def _predict(self, rows: Matrix) -> tuple[Vector, Vector]:
-        """As :meth:`predict`; what sums over columns does so in single precision, which is twice as fast.
+        """As :meth:`predict`; sums over columns are in single precision, which is twice as fast.
 
-        Rounding is then a millionth of a target's variance, far below any noise worth the name. What is multiplied by
-        the inverse of the covariance is in double precision, since that magnifies rounding.
+        The rounding error is a millionth of a target's variance, far below realistic noise. Products with the inverse
+        of the covariance are in double precision, since they magnify rounding errors.
         """
         to_rows, squares, metric, places, inverse, weights = self._prepared
         rows = rows.astype(np.float32)
@@ -107,14 +107,14 @@ class GaussianProcess:
         smooth, noise = np.exp(self.parameters[[len(self.kernel.linear), -1]])
         across = linear + CONSTANT + smooth * np.exp(np.minimum(halved, 0), dtype=np.float64)
         own = np.einsum("nd,nd->n", rows @ metric, rows) + CONSTANT + smooth + noise
-        # Rounding may leave less than the noise, which is the least there is.
+        # The noise is a lower bound, which rounding may violate.
         return across @ weights, np.sqrt(np.maximum(own - _squares(across @ inverse), noise))
 
     @cached_property
     def _prepared(self) -> tuple[Matrix, ...]:
-        """What predictions share.
+        """Precomputed parts of predictions.
 
-        Maps of a row to its covariance, linear and by places, with those fitted on, ``(D, 2n)``; squared lengths of
+        Maps of a row to its covariance, linear and by places, with the training rows, ``(D, 2n)``; squared lengths of
         their places, ``(n,)``; the metrics' sum; the scaled places; R with RR' the inverse of their covariance,
         ``(n, n)``; and their weights in a mean, ``(n,)``.
         """
@@ -126,7 +126,7 @@ class GaussianProcess:
         lower = cholesky(_Evidence(kernel, self.rows, self.targets).covariance(scales)[0], lower=True)
         inverse = solve_triangular(lower, np.eye(len(lower)), lower=True).T
         single = [np.hstack([metric @ self.rows.T, places @ at.T]), _squares(at), metric, places]
-        return *(each.astype(np.float32) for each in single), inverse, inverse @ (inverse.T @ self.targets)
+        return *(array.astype(np.float32) for array in single), inverse, inverse @ (inverse.T @ self.targets)
 
 
 class _Evidence:

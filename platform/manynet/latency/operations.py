@@ -1,4 +1,4 @@
-"""The operations of a space: every call of an elastic layer, for each combination of undecided choices."""
+"""Lists the operations of a space: calls of elastic layers, for each combination of undecided choices."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from manynet.space.search_space import Architecture, SearchSpace
 
 
 class LatencyTableError(ManynetError):
-    """A table of latency is damaged, or cannot serve a space."""
+    """A latency table is invalid, or does not cover a space."""
 
 
 class Operation(NamedTuple):
-    """One call of an elastic layer; two that are equal take equally long.
+    """One call of an elastic layer; equal operations take equally long.
 
     Attributes:
-        form: kind of the layer, and what no size tells; see :meth:`manynet.elastic.Elastic.form`.
+        form: kind of the layer, and settings that are not sizes; see :meth:`manynet.elastic.Elastic.form`.
         sizes: of each parameter and buffer, by its name.
         input: shape of the input, batch first.
     """
@@ -41,15 +41,15 @@ class Operation(NamedTuple):
 
     @property
     def family(self) -> str:
-        """A regular expression for the names of operations that differ from this one in free sizes, its groups.
+        """A regular expression for the names of operations that differ in free sizes alone; a group each.
 
-        All sizes are free but the sides of kernels and images, at which runtimes may compute in other ways.
+        All sizes are free but the sides of kernels and images, for which runtimes may pick other algorithms.
         """
         return self._pattern(2)
 
     @property
-    def kin(self) -> str:
-        """The same with the sides of images free as well."""
+    def extended_family(self) -> str:
+        """As `family`, with the sides of images free as well."""
         return self._pattern(4)
 
     def _pattern(self, free: int) -> str:
@@ -58,19 +58,19 @@ class Operation(NamedTuple):
 
 
 def _sizes(dims: Sequence[int], free: int) -> str:
-    """A regular expression for sizes, of four the first ``free`` of any value."""
+    """A regular expression for sizes; of four, only the first ``free`` may have any value."""
     fixed = dims[free:] if len(dims) == 4 else ()
     return "x".join([r"(\d+)"] * (len(dims) - len(fixed)) + [str(size) for size in fixed])
 
 
 class Call(NamedTuple):
-    """A call of an elastic layer, as undecided choices leave it.
+    """A call of an elastic layer under undecided choices.
 
     Attributes:
         layer: on ``meta``.
-        geometry: what else than sizes the layer's calls depend on.
-        keys: of the choices it depends on.
-        operations: the different ones that it can be; None is none, where choices leave it out.
+        geometry: what the layer's calls depend on besides sizes.
+        keys: of choices that the call depends on.
+        operations: the distinct ones it can be; None where choices omit it.
         which: index of the operation under each combination of the choices' options, an axis a key.
     """
 
@@ -82,12 +82,12 @@ class Call(NamedTuple):
 
 
 def calls(space: SearchSpace, arch: Architecture) -> Iterator[Call]:
-    """Every call of an elastic layer at one example; choices may be undecided.
+    """Every call of an elastic layer at batch 1; choices may be undecided.
 
-    Calls without an input are left out: a subnet holds their tensors ready.
+    Calls without an input are omitted: a subnet has their tensors precomputed.
 
     Raises:
-        LatencyTableError: for a layer that does not note the shape of its input.
+        LatencyTableError: for a layer that does not record the shape of its input.
     """
     for layer, uses in space.calls(arch).items():
         assert isinstance(layer, Elastic)
@@ -101,29 +101,28 @@ def calls(space: SearchSpace, arch: Architecture) -> Iterator[Call]:
 
 
 def every_operation(space: SearchSpace, samples: int = 200) -> dict[Operation, Call]:
-    """The operations of a space, each with a call that it can be.
+    """The operations of a space, each with a call that can be it.
 
-    All of them, where every choice may stay undecided. Of choices that must be decided, those that the largest
-    and the smallest architecture lead to, both with each other option of each key, and ``samples`` random ones
-    of seeds from 0.
+    Complete if every choice may stay undecided. Choices that must be decided are sampled: the largest and the
+    smallest architecture, both with each other option of each key, and ``samples`` random ones of seeds from 0.
 
     Raises:
-        LatencyTableError: for a layer that does not note the shape of its input.
+        LatencyTableError: for a layer that does not record the shape of its input.
     """
     weights = {key: torch.full([len(options)], 1 / len(options)) for key, options in space.soft.items()}
-    found: dict[Operation, Call] = {}
-    seen = set()
-    for arch in _varied(space, samples):
+    calls_by_operation: dict[Operation, Call] = {}
+    visited = set()
+    for arch in _sampled(space, samples):
         decided = frozenset((key, value) for key, value in arch.items() if key not in space.soft)
-        if decided in seen:
+        if decided in visited:
             continue
-        seen.add(decided)
+        visited.add(decided)
         for call in calls(space, space.soften(arch, weights)):
-            found |= {one: call for one in call.operations if one}
-    return found
+            calls_by_operation |= {operation: call for operation in call.operations if operation}
+    return calls_by_operation
 
 
-def _varied(space: SearchSpace, samples: int) -> Iterator[Architecture]:
+def _sampled(space: SearchSpace, samples: int) -> Iterator[Architecture]:
     decided = [key for key in space.domains if key not in space.soft]
     for arch in (space.largest, space.smallest):
         yield arch
@@ -131,7 +130,7 @@ def _varied(space: SearchSpace, samples: int) -> Iterator[Architecture]:
         for key in decided:
             for option in extremes(space.domains[key]):
                 yield space.canonical({**whole, key: option})
-    # All of them are one where nothing must be decided.
+    # They are all the same where nothing must be decided.
     yield from map(space.sample, range(samples if decided else 0))
 
 
@@ -141,12 +140,12 @@ def _call(layer: Elastic, use: Use, shape: Sequence[Count | int]) -> Call:
     if not any(isinstance(dim, Count) for dim in dims):
         decided = _operation(form, use, dims, len(shape))  # type: ignore[arg-type]
         return Call(layer, use.geometry, (), [decided], np.array(0))
-    # All of them over the options of every choice that any depends on.
+    # Broadcasts all sizes over the options of every choice that any of them depends on.
     every = product(*dims)
     joint = [(Count({}) + dim).joined(every) for dim in dims]
     values = np.stack([array for _, array, _ in joint], -1).astype(np.int64)
     rows, which = np.unique(values.reshape(-1, len(dims)), axis=0, return_inverse=True)
-    # Where choices leave a call out all its sizes are 0.
+    # All sizes of an omitted call are 0.
     operations = [_operation(form, use, row, len(shape)) if row[0] else None for row in rows.tolist()]
     return Call(layer, use.geometry, joint[0][0], operations, which.reshape(values.shape[:-1]))
 

@@ -1,4 +1,4 @@
-"""Latency of a space's architectures, predicted from few that were measured, with how unsure the prediction is."""
+"""Predicts latency of architectures, with its uncertainty, from few measurements."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from manynet.latency.encoding import Encoding
 from manynet.latency.gaussian_process import GaussianProcess, Kernel, Matrix, Vector
 from manynet.space.domains import Options
 
-FEWEST = 10
+MIN_ARCHITECTURES = 10
 FOLDS = 5
 FOLD_STEPS = 15
-"""Steps of a fold's fit, which starts where that of all measurements ended."""
+"""Steps of a fold's fit, which starts from the fit to all measurements."""
 REACHES = (3.0, np.inf)
-"""Over how many places of a network the effects of an option are alike."""
-WITHIN = 0.683
+"""Correlation lengths, in places of a network, of an option's effects."""
+COVERAGE = 0.683
 """Share of errors within one deviation."""
-DRAWN = 50
-"""Errors that move deviations half as far as they say."""
-LEAST = 0.1
-"""A prediction is at least so much of the fastest measured time."""
+HALF_SHRUNK = 50
+"""Number of errors at which deviations are corrected by half."""
+MIN_SHARE = 0.1
+"""Lower bound of predictions, relative to the fastest measured time."""
 
 
 class PredictorError(ManynetError, ValueError):
-    """Latency cannot be predicted from what was given."""
+    """Latency cannot be predicted from these arguments."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Prediction:
 
     Attributes:
         milliseconds: ``(n,)``.
-        deviation: of a measurement from these, as a share of them, ``(n,)``; about 68 % lie within.
+        deviation: relative standard deviation of a measurement, ``(n,)``; about 68 % of errors are within it.
     """
 
     milliseconds: Vector
@@ -49,16 +49,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class LatencyPredictor:
-    """A Gaussian process over architectures, of milliseconds or of their logarithm, whichever suits them.
+    """A Gaussian process over architectures, of milliseconds or of their logarithm, whichever fits better.
 
-    Options have effects of their own, effects like those of the same option in near places of the network, and effects
-    that are the same in all places; and all choices act on each other, smoothly.
+    An option has an effect of its own, one correlated with the same option in near places of the network, and one shared
+    by all places; all choices interact smoothly.
 
     Attributes:
-        error: mean absolute error as a share of the measured time, cross-validated.
-        tau: Kendall's, of predicted and measured times, cross-validated.
-        count: of measured architectures.
-        noise: what the deviation of a prediction falls to with ever more measurements, at the median time.
+        error: mean absolute relative error, cross-validated.
+        tau: Kendall's tau between predicted and measured times, cross-validated.
+        count: number of measured architectures.
+        noise: relative deviation in the limit of many measurements, at the median time.
     """
 
     error: float
@@ -78,22 +78,22 @@ class LatencyPredictor:
         milliseconds: ArrayLike,
         costs: ArrayLike | None = None,
     ) -> LatencyPredictor:
-        """Fit to measurements; the same measurements in the same order give the same predictor.
+        """Fit to measurements; deterministic for measurements in the same order.
 
         Args:
             domains: of the space.
-            architectures: n that were measured, canonical; at least 10.
+            architectures: n measured ones, canonical; at least 10.
             milliseconds: of each, ``(n,)``.
-            costs: what latency may follow, such as multiply-adds and parameters of each, ``(n, c)``, at least 0.
+            costs: further predictors, such as multiply-adds and parameters of each, ``(n, c)``, at least 0.
 
         Raises:
-            PredictorError: for too few architectures, lengths that differ, a time that is not above 0, or such a cost.
+            PredictorError: for too few architectures, different lengths, a time not above 0, or a cost below 0.
             ArchitectureError: for an unknown key, or a value outside its domain.
         """
         times = _checked(architectures, milliseconds)
         columns = _Columns.of(domains, costs)
         rows = columns.rows(architectures, costs)
-        scale, process = _likelier(columns.kernel(rows), rows, times)
+        scale, process = _best_scale(columns.kernel(rows), rows, times)
         means, deviations = _cross_validated(process)
         held_out = scale.prediction(means, deviations).milliseconds
         widening = _widening(np.abs(process.targets - means) / deviations)
@@ -112,7 +112,7 @@ class LatencyPredictor:
     def predict(
         self, architectures: Sequence[Mapping[str, Any]], costs: ArrayLike | None = None
     ) -> Prediction:
-        """Predict latency; with ``costs`` when, and only when, it was fitted with them.
+        """Predict latency; ``costs`` are required if, and only if, it was fitted with them.
 
         Raises:
             PredictorError: for costs of another shape.
@@ -124,7 +124,7 @@ class LatencyPredictor:
 
 @dataclass(frozen=True)
 class _Columns:
-    """How architectures and their costs become rows of numbers."""
+    """Encodes architectures and their costs as rows of numbers."""
 
     encoding: Encoding
     middle: Vector
@@ -152,10 +152,10 @@ class _Columns:
         return np.concatenate([rows, (logs - self.middle) / self.width], axis=1)
 
     def kernel(self, rows: Matrix) -> Kernel:
-        """Linear in options, alone and alike by place, and in costs; smooth in each choice and in costs."""
+        """Linear in options, alone and correlated by place, and in costs; smooth in each choice and in costs."""
         encoding, costs = self.encoding, len(self.middle)
-        alike = [encoding.alike(reach) for reach in REACHES] if encoding.repeats else []
-        linear = [np.pad(metric, (0, costs)) for metric in (np.eye(encoding.width), *alike)]
+        similarities = [encoding.similarity(reach) for reach in REACHES] if encoding.repeats else []
+        linear = [np.pad(metric, (0, costs)) for metric in (np.eye(encoding.width), *similarities)]
         if costs:
             linear.append(np.diag(np.repeat([0.0, 1.0], [encoding.width, costs])))
         places, groups = encoding.coordinates()
@@ -167,7 +167,7 @@ class _Columns:
 
 
 def _variance(metric: Matrix, rows: Matrix) -> float:
-    """On average over rows, so that one prior fits all metrics; 1 where they have none."""
+    """Mean variance over rows, so that one prior fits all metrics; 1 where it is 0."""
     return float(np.einsum("nd,nd->n", rows @ metric, rows).mean()) or 1.0
 
 
@@ -183,15 +183,17 @@ class _Scale:
     @classmethod
     def of(cls, times: Vector, logarithmic: bool) -> _Scale:
         values = np.log(times) if logarithmic else times
-        return cls(logarithmic, float(values.mean()), float(values.std()) or 1.0, LEAST * float(times.min()))
+        return cls(
+            logarithmic, float(values.mean()), float(values.std()) or 1.0, MIN_SHARE * float(times.min())
+        )
 
     def targets(self, times: Vector) -> Vector:
         values = np.log(times) if self.logarithmic else times
         targets: Vector = (values - self.middle) / self.width
         return targets
 
-    def log_slope(self, times: Vector) -> float:
-        """Log of how fast targets change with times, summed: it makes densities of targets those of times."""
+    def log_jacobian(self, times: Vector) -> float:
+        """Log determinant of the Jacobian of targets by times, which converts densities."""
         return float(-len(times) * np.log(self.width) - self.logarithmic * np.log(times).sum())
 
     def prediction(self, means: Vector, deviations: Vector) -> Prediction:
@@ -202,17 +204,17 @@ class _Scale:
         return Prediction(times, spread / times)
 
 
-def _likelier(kernel: Kernel, rows: Matrix, times: Vector) -> tuple[_Scale, GaussianProcess]:
-    """Milliseconds or their logarithm, whichever makes the times likelier, with the process of them."""
+def _best_scale(kernel: Kernel, rows: Matrix, times: Vector) -> tuple[_Scale, GaussianProcess]:
+    """Scale with the higher evidence, milliseconds or their logarithm, and its process."""
     scales = [_Scale.of(times, logarithmic) for logarithmic in (True, False)]
     processes = [GaussianProcess.fit(kernel, rows, scale.targets(times)) for scale in scales]
-    evidence = [p.evidence + s.log_slope(times) for s, p in zip(scales, processes, strict=True)]
+    evidence = [p.evidence + s.log_jacobian(times) for s, p in zip(scales, processes, strict=True)]
     best = int(np.argmax(evidence))
     return scales[best], processes[best]
 
 
 def _cross_validated(process: GaussianProcess) -> tuple[Vector, Vector]:
-    """Mean and deviation of each target by a process that was fitted without it, ``(n,)`` each."""
+    """Held-out mean and deviation of each target, ``(n,)`` each."""
     means, deviations = np.empty_like(process.targets), np.empty_like(process.targets)
     folds = np.arange(len(means)) % FOLDS
     for fold in range(FOLDS):
@@ -225,12 +227,12 @@ def _cross_validated(process: GaussianProcess) -> tuple[Vector, Vector]:
 
 
 def _widening(errors: Vector) -> float:
-    """What deviations must be multiplied by for the share of errors, in deviations, that should lie within one.
+    """Factor that calibrates deviations: a share of ``COVERAGE`` of errors, in deviations, is then within one.
 
-    A few errors say little of that, so it is drawn to 1: by half, as a logarithm, for as many as ``DRAWN``.
+    It is shrunk to 1 for few errors: its logarithm by half for ``HALF_SHRUNK`` errors.
     """
-    found: float = np.quantile(errors, WITHIN) ** (len(errors) / (len(errors) + DRAWN))
-    return found
+    factor: float = np.quantile(errors, COVERAGE) ** (len(errors) / (len(errors) + HALF_SHRUNK))
+    return factor
 
 
 def _checked(architectures: Sequence[Mapping[str, Any]], milliseconds: ArrayLike) -> Vector:
@@ -239,13 +241,13 @@ def _checked(architectures: Sequence[Mapping[str, Any]], milliseconds: ArrayLike
         raise PredictorError(
             f"each architecture must have one time, but got {len(architectures)} and times of shape {times.shape}"
         )
-    if len(times) < FEWEST:
+    if len(times) < MIN_ARCHITECTURES:
         raise PredictorError(
-            f"a predictor must be fitted to at least {FEWEST} architectures, but got {len(times)}"
+            f"a predictor must be fitted to at least {MIN_ARCHITECTURES} architectures, but got {len(times)}"
         )
-    wrong = times[~(np.isfinite(times) & (times > 0))]
-    if len(wrong):
-        raise PredictorError(f"milliseconds must be above 0 and finite, but got {wrong[0]}")
+    invalid = times[~(np.isfinite(times) & (times > 0))]
+    if len(invalid):
+        raise PredictorError(f"milliseconds must be above 0 and finite, but got {invalid[0]}")
     return times
 
 
@@ -254,8 +256,8 @@ def _logarithms(costs: ArrayLike | None) -> Matrix:
     values = np.zeros((0, 0)) if costs is None else np.asarray(costs, dtype=float)
     if values.ndim != 2:
         raise PredictorError(f"costs must be (architectures, figures), but got a shape of {values.shape}")
-    wrong = values[~(np.isfinite(values) & (values >= 0))]
-    if len(wrong):
-        raise PredictorError(f"costs must be at least 0 and finite, but got {wrong[0]}")
+    invalid = values[~(np.isfinite(values) & (values >= 0))]
+    if len(invalid):
+        raise PredictorError(f"costs must be at least 0 and finite, but got {invalid[0]}")
     logs: Matrix = np.log1p(values)
     return logs

@@ -1,12 +1,11 @@
 """Latency as a sum over operations, looked up in a table (FBNet, arXiv 1812.03443; ProxylessNAS, 1812.00332).
 
-A table is one JSON file that people can check: milliseconds of one example by the name of an operation, such as
+A table is one readable JSON file: milliseconds of one example by the name of an operation, such as
 ``Conv2d stride 2x2 weight 16x3x3x3 on 1x3x224x224``, or, as published tables have it, by the option of a choice, such
-as ``block3.operator=skip``. For a space either becomes a count over its choices, which is differentiated as
-multiply-adds are.
+as ``block3.operator=skip``. For a space either becomes a count over its choices, differentiable like multiply-adds.
 
-An operation that a table lacks is interpolated when it is met, if it lies between measured ones of its family
-(:mod:`manynet.latency.operation_families`); beyond them it is refused.
+An operation missing in the table is interpolated on lookup, if it lies between measured ones of its family
+(:mod:`manynet.latency.operation_families`); extrapolation is an error.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ class LatencyTable(BaseModel):
     """Milliseconds of operations on one device.
 
     Attributes:
-        device: it was measured on.
-        tool: and settings it was measured with.
+        device: that the times were measured on.
+        tool: deployment tool and its settings.
         unit: of all times.
-        rows: whether times are by the names of operations, or by options of choices (``key=option``).
-        measured: times that were measured.
-        interpolated: times that were interpolated between those.
-        network: time that belongs to no row, once a network.
-        call: time that comes with each operation, such as that of an activation after it; below 0 where a tool
-            takes for each run what it takes once for a network.
-        factor: by which an operation's time inside a network is that alone.
+        rows: whether keys of times are operations, or options of choices (``key=option``).
+        measured: measured times.
+        interpolated: times interpolated between the measured ones.
+        network: constant time of a network.
+        call: constant time of each operation, such as that of an activation after it; below 0 where part of a
+            single operation's run is an overhead that a network has only once.
+        factor: ratio of an operation's time inside a network to its time alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -72,20 +71,20 @@ class LatencyTable(BaseModel):
         """Read a table from a path or an address that pyarrow opens.
 
         Raises:
-            LatencyTableError: when it is not a whole and valid table.
+            LatencyTableError: when it is not a valid table.
             manynet.storage.StorageError: when it cannot be read.
         """
         try:
             return cls.model_validate_json(read_bytes(address))
         except ValidationError as error:
-            wrong = InvalidValue.first(error)
+            invalid = InvalidValue.first(error)
             raise LatencyTableError(
-                f"{address} must be a table of latency, but {wrong.key or 'it'} is wrong: {wrong.rule}, "
-                f"got {str(wrong.value)[:80]!r}"
+                f"{address} must be a table of latency, but {invalid.key or 'it'} is wrong: {invalid.rule}, "
+                f"got {str(invalid.value)[:80]!r}"
             ) from None
 
     def write(self, address: str | Path) -> None:
-        """Write the table whole, or not at all.
+        """Write the table atomically.
 
         Raises:
             manynet.storage.StorageError: when it cannot be written.
@@ -93,7 +92,7 @@ class LatencyTable(BaseModel):
         write_bytes(address, self.model_dump_json(indent=1).encode())
 
     def milliseconds(self, space: SearchSpace, arch: Architecture) -> float:
-        """Time of a decided architecture at one example.
+        """Latency of a fully decided architecture at batch 1.
 
         Raises:
             LatencyTableError: when the table lacks a part of it.
@@ -101,7 +100,7 @@ class LatencyTable(BaseModel):
         return self.count(space, arch).at({})
 
     def count(self, space: SearchSpace, arch: Architecture) -> Count:
-        """Milliseconds at one example, for every combination of an architecture's undecided choices.
+        """Milliseconds at batch 1, for every combination of an architecture's undecided choices.
 
         Raises:
             LatencyTableError: when the table lacks a part of it.
@@ -113,23 +112,23 @@ class LatencyTable(BaseModel):
         return total
 
     def alone(self, operation: Operation) -> float:
-        """Time of an operation that runs alone: measured, interpolated, or now interpolated.
+        """Time of an operation that runs alone; interpolated now if it has no row.
 
         Raises:
-            LatencyTableError: when it is beyond what was measured.
+            LatencyTableError: when it is outside the measured range.
         """
         name = str(operation)
         if name in self._times:
             return self._times[name]
-        for pattern in (operation.family, operation.kin):
+        for pattern in (operation.family, operation.extended_family):
             if pattern not in self._families:
                 self._families[pattern] = Family(pattern, self.measured)
             if self._families[pattern].spans(operation):
-                return self._families[pattern].between([operation])[0]
-        raise self._lacks(name)
+                return self._families[pattern].interpolate([operation])[0]
+        raise self._missing(name)
 
     def check(self, space: SearchSpace) -> None:
-        """See that the table can serve a space, before anything expensive counts on it.
+        """Check that the table covers a space, before anything expensive starts.
 
         Raises:
             LatencyTableError: when it holds rows of other choices or options, or lacks a part of the space's
@@ -141,7 +140,7 @@ class LatencyTable(BaseModel):
             self.milliseconds(space, arch)
 
     def __copy__(self) -> LatencyTable:
-        # Without what was looked up so far, which a copy with other times must not keep.
+        # Without caches: a copy with other times must not keep them.
         return type(self).model_construct(**dict(self))
 
     @cached_property
@@ -149,8 +148,8 @@ class LatencyTable(BaseModel):
         return {**self.interpolated, **self.measured}
 
     @cached_property
-    def _met(self) -> dict[Operation, float]:
-        """Times of operations that were looked up, inside a network."""
+    def _times_inside(self) -> dict[Operation, float]:
+        """Cache of operations' times inside a network."""
         return {}
 
     @cached_property
@@ -159,19 +158,19 @@ class LatencyTable(BaseModel):
 
     def _of_calls(self, space: SearchSpace, arch: Architecture) -> Iterator[tuple[Keys, Any]]:
         for call in calls(space, arch):
-            found = np.array([self._inside(one) if one else 0.0 for one in call.operations])
-            yield call.keys, found[call.which]
+            times = np.array([self._inside(operation) if operation else 0.0 for operation in call.operations])
+            yield call.keys, times[call.which]
 
     def _inside(self, operation: Operation) -> float:
         """Time of an operation inside a network."""
-        if operation not in self._met:
-            self._met[operation] = max(0.0, self.factor * self.alone(operation) + self.call)
-        return self._met[operation]
+        if operation not in self._times_inside:
+            self._times_inside[operation] = max(0.0, self.factor * self.alone(operation) + self.call)
+        return self._times_inside[operation]
 
     def _of_choices(self, space: SearchSpace, arch: Architecture) -> Iterator[tuple[Keys, Any]]:
         for key in dict.fromkeys(name.partition("=")[0] for name in self._times):
             if key not in space.domains:
-                raise self._other(space, key)
+                raise self._unknown_row(space, key)
             choice = arch.get(key)
             if isinstance(choice, Soft):
                 yield (key,), np.array([self._option(f"{key}={option}") for option in choice.values])
@@ -180,7 +179,7 @@ class LatencyTable(BaseModel):
 
     def _option(self, name: str) -> float:
         if name not in self._times:
-            raise self._lacks(name)
+            raise self._missing(name)
         return self._times[name]
 
     def _check_choices(self, space: SearchSpace) -> None:
@@ -189,18 +188,18 @@ class LatencyTable(BaseModel):
         for name in self._times:
             key = name.partition("=")[0]
             if key not in space.domains or (key in listed and name not in rows):
-                raise self._other(space, name)
+                raise self._unknown_row(space, name)
         tabled = {name.partition("=")[0] for name in self._times}
         for name, key in rows.items():
             if key in tabled:
                 self._option(name)
 
-    def _other(self, space: SearchSpace, row: str) -> LatencyTableError:
+    def _unknown_row(self, space: SearchSpace, row: str) -> LatencyTableError:
         return LatencyTableError(
             f"rows of a table for {space.name!r} must be of its choices, but got {row!r}"
         )
 
-    def _lacks(self, name: str) -> LatencyTableError:
+    def _missing(self, name: str) -> LatencyTableError:
         return LatencyTableError(
             f"the table of {self.device} must hold all that the space runs, but lacks {name!r}"
         )

@@ -1,4 +1,4 @@
-"""How a table's operations add up to whole subnets: fitted to some, and told of others."""
+"""Fits a latency table to whole subnets, and tests it on others."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _STEADY = 0.05
 _PRIOR = 1e-4
 
 
-class Whole(NamedTuple):
-    """A subnet that was measured whole: its architecture, and milliseconds."""
+class MeasuredSubnet(NamedTuple):
+    """A subnet measured as a whole: its architecture, and milliseconds."""
 
     arch: Architecture
     milliseconds: float
 
 
 class Agreement(NamedTuple):
-    """How far a table's sums agree with subnets that were measured whole.
+    """Agreement of a table's sums with whole subnets.
 
     Attributes:
-        error: median absolute error, in percent of what was measured.
-        ranking: Kendall's tau between both orders.
+        error: median absolute error, in percent of the measured latency.
+        ranking: Kendall's tau between sums and measurements.
     """
 
     error: float
@@ -44,12 +44,12 @@ class Agreement(NamedTuple):
         )
 
 
-def agreement(table: LatencyTable, space: SearchSpace, wholes: Sequence[Whole]) -> Agreement:
-    """Compare a table's sums with whole subnets, at least three, to which it was not fitted.
+def agreement(table: LatencyTable, space: SearchSpace, wholes: Sequence[MeasuredSubnet]) -> Agreement:
+    """Compare a table's sums with whole subnets, at least three, that it was not fitted to.
 
     Raises:
         LatencyTableError: when the table lacks a part of one.
-        RankingError: for fewer subnets.
+        RankingError: for fewer than three subnets.
     """
     summed = np.array([table.milliseconds(space, whole.arch) for whole in wholes])
     measured = np.array([whole.milliseconds for whole in wholes])
@@ -57,28 +57,28 @@ def agreement(table: LatencyTable, space: SearchSpace, wholes: Sequence[Whole]) 
     return Agreement(error, kendall(summed.tolist(), measured.tolist()))
 
 
-def fitted(table: LatencyTable, space: SearchSpace, wholes: Sequence[Whole]) -> LatencyTable:
-    """The table with the factor, time of a call and time of a network that fit whole subnets best.
+def fitted(table: LatencyTable, space: SearchSpace, wholes: Sequence[MeasuredSubnet]) -> LatencyTable:
+    """The table with its factor, time of a call and time of a network fitted to whole subnets.
 
-    Least squares of the relative error, of which outliers (errors far above 5%) count less: the soft L1 loss.
-    Subnets that do not determine all three leave the factor at 1 and the times at 0.
+    Least squares of relative errors, with the soft L1 loss against outliers (errors far above 5%). Where the
+    subnets do not determine all three, a weak prior keeps the factor at 1 and the times at 0.
     """
     alone = [_alone(table, space, whole.arch) for whole in wholes]
     measured = np.array([whole.milliseconds for whole in wholes])
     scale = np.median(np.concatenate(alone))
 
-    def off(fit: NDArray[np.float64]) -> NDArray[np.float64]:
+    def residuals(fit: NDArray[np.float64]) -> NDArray[np.float64]:
         factor, call, network = fit * (1, scale, scale)
         summed = network + np.array([np.maximum(0, factor * times + call).sum() for times in alone])
         return np.concatenate([summed / measured - 1, _PRIOR * (fit - (1, 0, 0))])
 
     bounds = ([0.01, -np.inf, 0], np.inf)
-    found = least_squares(off, (1, 0, 0), bounds=bounds, loss="soft_l1", f_scale=_STEADY, xtol=1e-12)
-    factor, call, network = found.x * (1, scale, scale)
+    optimum = least_squares(residuals, (1, 0, 0), bounds=bounds, loss="soft_l1", f_scale=_STEADY, xtol=1e-12)
+    factor, call, network = optimum.x * (1, scale, scale)
     return table.model_copy(update={"factor": factor, "call": call, "network": network})
 
 
 def _alone(table: LatencyTable, space: SearchSpace, arch: Architecture) -> NDArray[np.float64]:
     """Milliseconds of each operation of an architecture, run alone."""
-    operations = [one for call in calls(space, arch) for one in call.operations if one]
-    return np.array([table.alone(one) for one in operations])
+    operations = [operation for call in calls(space, arch) for operation in call.operations if operation]
+    return np.array([table.alone(operation) for operation in operations])

@@ -1,4 +1,4 @@
-"""Times the operations of a space on a device, for a table of latency."""
+"""Measures a latency table: times the operations of a space on a device."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from manynet.devices.name import DeviceName
 from manynet.devices.timing import time_run
 from manynet.elastic.recorder import Use
 from manynet.errors import ManynetError
-from manynet.latency.operation_families import Family, apart, families
+from manynet.latency.operation_families import Family, families, farthest_points
 from manynet.latency.operations import Call, LatencyTableError, Operation, every_operation
 from manynet.latency.table import LatencyTable
-from manynet.latency.table_fit import Whole, fitted
+from manynet.latency.table_fit import MeasuredSubnet, fitted
 from manynet.space.search_space import SearchSpace
 from manynet.space.subnet import extract
 
 Measure = Callable[[nn.Module, tuple[Tensor, ...]], float]
 """Milliseconds of a network on inputs ``(1, ...)``."""
-Told = Callable[[int, int], None]
-"""Gets how many measurements are done, and how many there are."""
+Progress = Callable[[int, int], None]
+"""Callback that takes the numbers of measurements done and in all."""
 
 
-def here(network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
-    """Milliseconds of eager PyTorch on this machine's processor, on one thread."""
+def time_on_cpu(network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+    """Milliseconds of eager PyTorch on this machine's CPU, on one thread."""
 
     @torch.inference_mode()
     def run() -> None:
@@ -43,11 +43,11 @@ def here(network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
 
 
 def device_name(text: str) -> str:
-    """The canonical name of a device whose times a table can hold.
+    """The canonical name of a device for a table.
 
     Raises:
         DeviceError: when it is misspelt.
-        LatencyTableError: when it runs more than one example at a time, or does not measure.
+        LatencyTableError: when its batch is not 1, or it does not measure.
     """
     name = DeviceName.parse(text)
     if name.batch != 1:
@@ -64,36 +64,37 @@ def measure_table(
     tool: str,
     points: int = 16,
     subnets: int = 20,
-    told: Told = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> LatencyTable:
-    """Measure the operations of a space at one example: :func:`manynet.latency.operations.every_operation`.
+    """Measure the operations of a space at batch 1: :func:`manynet.latency.operations.every_operation`.
 
-    Operations that differ in channels, tokens or features alone are a family. Of a larger family than ``points``
-    so many are measured, far from each other, and the others are interpolated between them. What runs outside
-    elastic layers (activations, pooling, sums) is not seen, and a network is not the sum of its layers run alone:
-    so factor, time of a call and time of a network are fitted to whole subnets.
+    Operations that differ in channels, tokens or features alone are a family. Of a family, ``points`` operations far
+    from each other are measured, and the others interpolated. Operations outside elastic layers (activations,
+    pooling, sums) are not measured, and a network is not the sum of its layers run alone. Therefore factor, time of a
+    call and time of a network are fitted to whole subnets.
 
     Args:
         space: whose operations these are.
-        measure: :func:`here`, or a device of a pool:
+        measure: :func:`time_on_cpu`, or a device of a pool:
             ``lambda network, inputs: pool.measure(network, inputs)[name].milliseconds``.
-        device: that this is, for people.
-        tool: that measures, with its settings, for people.
-        points: operations that are measured of a family.
-        subnets: that are measured whole, random ones of seeds from 0; with none, nothing is fitted.
-        told: is told before each measurement, and after the last.
+        device: its name, for display.
+        tool: that measures, with its settings, for display.
+        points: operations to measure of a family.
+        subnets: number of whole subnets to measure, random ones of seeds from 0; with 0, nothing is fitted.
+        progress: called before each measurement, and after the last.
 
     Raises:
-        LatencyTableError: when a layer does not note its input, or the device cannot measure an operation.
+        LatencyTableError: when a layer does not record its input, or the device cannot measure an operation.
     """
     operations = every_operation(space)
     grouped = families(list(operations))
-    timed = [one for family in grouped.values() for one in apart(family, points)]
+    timed = [operation for family in grouped.values() for operation in farthest_points(family, points)]
     total = len(timed) + subnets
     measured = {}
-    for done, one in enumerate(timed):
-        told(done, total)
-        measured[str(one)] = _checked(str(one), measure, *alone(operations[one], one))
+    for done, operation in enumerate(timed):
+        progress(done, total)
+        network_and_inputs = single_operation(operations[operation], operation)
+        measured[str(operation)] = _checked(str(operation), measure, *network_and_inputs)
     table = LatencyTable(
         device=device,
         tool=tool,
@@ -102,46 +103,48 @@ def measure_table(
         measured=measured,
         interpolated=_interpolated(grouped, measured),
     )
-    wholes = measure_subnets(space, measure, range(subnets), lambda done, _: told(len(timed) + done, total))
-    return fitted(table, space, wholes) if wholes else table
+    whole_subnets = measure_subnets(
+        space, measure, range(subnets), lambda done, _: progress(len(timed) + done, total)
+    )
+    return fitted(table, space, whole_subnets) if whole_subnets else table
 
 
 def measure_subnets(
-    space: SearchSpace, measure: Measure, seeds: Sequence[int], told: Told = lambda done, total: None
-) -> list[Whole]:
-    """Measure the random architectures of ``seeds`` whole, with random weights.
+    space: SearchSpace, measure: Measure, seeds: Sequence[int], progress: Progress = lambda done, total: None
+) -> list[MeasuredSubnet]:
+    """Measure the random architectures of ``seeds`` as whole subnets, with random weights.
 
     Raises:
         LatencyTableError: when the device cannot measure one.
     """
     network = space.build().eval()
-    found = []
+    measured = []
     for done, seed in enumerate(seeds):
-        told(done, len(seeds))
+        progress(done, len(seeds))
         arch = space.sample(seed)
         example = space.example(arch, 1)
         subnet = extract(network, arch, example, share=True)
-        found.append(Whole(arch, _checked(f"subnet {space.key(arch)}", measure, subnet, example)))
-    told(len(seeds), len(seeds))
-    return found
+        measured.append(MeasuredSubnet(arch, _checked(f"subnet {space.key(arch)}", measure, subnet, example)))
+    progress(len(seeds), len(seeds))
+    return measured
 
 
-def alone(call: Call, operation: Operation) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A network of one operation: the call's layer, cut to the operation's sizes, and its inputs."""
+def single_operation(call: Call, operation: Operation) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A network of one operation (the call's layer with the operation's sizes), and its inputs."""
     layer = copy.deepcopy(call.layer)
     layer.shrink([Use(dict(operation.sizes), call.geometry)])
     layer.to_empty(device="cpu")
-    # Its hook tells a recorder, which is not there now, but takes time.
+    # Its hook reports to a recorder. There is no recorder here, but the hook takes time.
     layer._forward_pre_hooks.clear()
     for tensor in (*layer.parameters(), *layer.buffers()):
-        # Memory as it was found can hold numbers that take longer than others.
+        # Uninitialised memory can hold numbers that compute slower.
         tensor.detach().fill_(1)
     inputs, arguments = layer.example(operation.input, call.geometry)
     return (_WithArguments(layer, arguments) if arguments else layer).eval(), inputs
 
 
 class _WithArguments(nn.Module):
-    """A layer of which every call gets the same arguments."""
+    """A layer with fixed keyword arguments."""
 
     def __init__(self, layer: nn.Module, arguments: Any) -> None:
         super().__init__()
@@ -153,15 +156,15 @@ class _WithArguments(nn.Module):
 
 
 def _interpolated(grouped: dict[str, list[Operation]], measured: dict[str, float]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    interpolated: dict[str, float] = {}
     for pattern, family in grouped.items():
-        rest = [one for one in family if str(one) not in measured]
-        found |= dict(zip(map(str, rest), Family(pattern, measured).between(rest), strict=True))
-    return found
+        rest = [operation for operation in family if str(operation) not in measured]
+        interpolated |= dict(zip(map(str, rest), Family(pattern, measured).interpolate(rest), strict=True))
+    return interpolated
 
 
 def _checked(name: str, measure: Measure, network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
-    """Milliseconds that ``measure`` tells of what is named."""
+    """Milliseconds of a named network by ``measure``, checked."""
     try:
         time = measure(network, inputs)
     except ManynetError as error:

@@ -1,4 +1,4 @@
-"""A study, or several, in one HTML file that opens without a network."""
+"""HTML reports of a study or a sweep, each in one file that opens offline."""
 
 from manynet.report.content import ReportContent, ReportError
 from manynet.report.page import render, write_report

@@ -1,4 +1,4 @@
-"""What the front chose, as HTML tables: one for each choice, a row for each place where it is made."""
+"""HTML tables of the front's choices: one for each choice, with a row for each place in the network."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ DEEPEST = 0.45
 """Opacity of a share of 1: text stays readable on it."""
 
 
-def choice_tables(found: Sequence[Mix]) -> str:
-    """Tables side by side, the shares shaded."""
-    return f'<div class="mixes">{"".join(map(_table, found))}</div>'
+def choice_tables(shown: Sequence[Mix]) -> str:
+    """Tables side by side, with shares shaded."""
+    return f'<div class="mixes">{"".join(map(_table, shown))}</div>'
 
 
 def _table(mix: Mix) -> str:
@@ -24,7 +24,7 @@ def _table(mix: Mix) -> str:
 
 
 def _place(key: str) -> str:
-    """Where a choice is made; that of the whole network needs no name."""
+    """Place of a choice in the network."""
     return key.rpartition(".")[0] or "network"
 
 

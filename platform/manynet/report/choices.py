@@ -1,4 +1,4 @@
-"""What a search's front chose: for each choice, the share of its architectures in which each option stands."""
+"""Choices of a search's front: for each choice, the share of architectures with each option."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from manynet.report.content import ReportError
 NOT_THERE = "not there"
 OTHERS = "others"
 MOST_OPTIONS = 8
-"""Options told apart; of more, numbers are told in intervals, and of other values the most frequent."""
+"""Options listed separately. Of more, numbers are binned, and of other values the most frequent are kept."""
 INTERVALS = 4
 
 
 @dataclass(frozen=True)
 class Mix:
-    """How one choice stands in some architectures, wherever it is made: ``attention`` of each block.
+    """Options of one choice in some architectures, by place: ``attention`` of each block, for example.
 
     Attributes:
         name: last part of the architectures' keys.
-        options: in order, as people read them.
-        counts: architectures with each option, by key.
-        absent: architectures without the key, because it cannot matter to them: blocks beyond the depth.
-        varied: keys whose value was not the same in all evaluated architectures.
+        options: texts, in order.
+        counts: number of architectures with each option, by key.
+        absent: number of architectures without the key, which is inactive in them, such as blocks beyond the depth.
+        varied: keys that differ between evaluated architectures.
     """
 
     name: str
@@ -40,27 +40,27 @@ class Mix:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The options, and what it is called where there is none."""
+        """The options, then "not there" if the choice is absent anywhere."""
         return (*self.options, NOT_THERE) if any(self.absent.values()) else self.options
 
     def shares(self, key: str) -> tuple[float, ...]:
-        """The share of the architectures in each of ``columns``; they sum to 1."""
+        """Share of the architectures in each of ``columns``; the shares sum to 1."""
         counts = (*self.counts[key], self.absent[key])
         return tuple(count / sum(counts) for count in counts)[: len(self.columns)]
 
     def narrowed(self, keys: Sequence[str]) -> Mix:
-        """Only these of its keys."""
+        """The mix with these keys only."""
         counts = {key: self.counts[key] for key in keys}
         absent = {key: self.absent[key] for key in keys}
         return Mix(self.name, self.options, counts, absent, self.varied & set(keys))
 
 
 def mixes(front: Sequence[Record], evaluated: Sequence[Record]) -> list[Mix]:
-    """What the architectures of ``front`` chose, a choice at a time.
+    """Choices of the architectures of ``front``, a mix for each.
 
     Args:
         front: some of ``evaluated``; at least one.
-        evaluated: tell which keys and options there are: also those that none on the front took.
+        evaluated: give the keys and options, including those that no architecture on the front has.
     """
     keys = dict.fromkeys(key for record in evaluated for key in record.architecture)
     names = dict.fromkeys(key.rpartition(".")[2] for key in keys)
@@ -70,22 +70,22 @@ def mixes(front: Sequence[Record], evaluated: Sequence[Record]) -> list[Mix]:
     return [_mix(name, places, front, evaluated) for name, places in grouped.items()]
 
 
-def varied(found: Sequence[Mix]) -> list[Mix]:
-    """Only what was not the same in all evaluated architectures."""
-    narrowed = [mix.narrowed([key for key in mix.counts if key in mix.varied]) for mix in found]
+def varied(every: Sequence[Mix]) -> list[Mix]:
+    """Only keys that differ between evaluated architectures."""
+    narrowed = [mix.narrowed([key for key in mix.counts if key in mix.varied]) for mix in every]
     return [mix for mix in narrowed if mix.counts]
 
 
-def containing(found: Sequence[Mix], text: str) -> list[Mix]:
+def containing(every: Sequence[Mix], text: str) -> list[Mix]:
     """Only the keys that contain ``text``, such as ``attention`` or ``block3``.
 
     Raises:
-        ReportError: when none does.
+        ReportError: when no key does.
     """
-    narrowed = [mix.narrowed([key for key in mix.counts if text in key]) for mix in found]
+    narrowed = [mix.narrowed([key for key in mix.counts if text in key]) for mix in every]
     kept = [mix for mix in narrowed if mix.counts]
     if not kept:
-        names = ", ".join(mix.name for mix in found)
+        names = ", ".join(mix.name for mix in every)
         raise ReportError(f"a choice must be part of a key, such as ({names}), but got {text!r}")
     return kept
 
@@ -109,7 +109,7 @@ def _mix(name: str, keys: Sequence[str], front: Sequence[Record], evaluated: Seq
 
 
 def _labels(keys: Sequence[str], front: Sequence[Record], evaluated: Sequence[Record]) -> dict[Any, str]:
-    """What each option is called, in order; several may share a name."""
+    """Labels of options, in order; options may share a label."""
     options = sorted(_chosen(keys, evaluated), key=in_order)
     if len(options) <= MOST_OPTIONS:
         return {option: str(option) for option in options}

@@ -1,4 +1,4 @@
-"""What a report is made from, and what is derived from it."""
+"""Content of a report, and quantities derived from it."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from manynet.records.rank_correlation import RankingQuality
 
 
 class ReportError(ManynetError, ValueError):
-    """A report cannot be made from what was given."""
+    """A report cannot be made from these arguments."""
 
 
 @dataclass(frozen=True)
 class ReportContent:
-    """The parts of a study that its report shows; those left out are shown as missing, and why.
+    """The parts of a study that its report shows; the report says why a part is missing.
 
     Attributes:
         title: name of the study.
         objectives: what was searched for; the first is every plot's vertical axis.
         metric: the task's main metric; higher is better.
-        records: evaluations, in the order they were made.
-        conditions: the search's constraints: only records that meet them can be on the front.
+        records: evaluations, in order of time.
+        conditions: the search's constraints; only records that meet them can be on the front.
         finalists: records of fine-tuned winners.
         anchors: (shared, alone) ``metric`` of every architecture that was also trained alone.
-        ranking: what the anchors say.
+        ranking: rank correlation over the anchors.
         curves: rows of training: ``step`` and any of ``loss``, ``learning_rate``, ``largest/accuracy``, ...
         baseline: name and ``metric`` on the test split of a simple model, e.g.
             ``("logistic regression", 0.96)``.
         links: for a finalist's key, paths of its files relative to the report.
         facts: further lines of the heading, e.g. ``{"space": "vit-tiny", "data": "digits"}``.
-        settings: by step, what each setting was, as text.
-        refresh: seconds after which the page loads itself again, because the run goes on; 0 is never.
+        settings: of each step, as text.
+        refresh: seconds between reloads of the page while the run goes on; 0 is never.
 
     Raises:
         ReportError: there is no objective, or a link is not a relative path.
@@ -77,11 +77,13 @@ class ReportContent:
     def feasible(self, record: Record) -> bool:
         """Whether ``record`` has every objective and meets every condition."""
         values = [record.metrics.get(objective.column, np.nan) for objective in self.objectives]
-        return bool(np.isfinite(values).all()) and all(one.holds(record.metrics) for one in self.conditions)
+        return bool(np.isfinite(values).all()) and all(
+            condition.holds(record.metrics) for condition in self.conditions
+        )
 
     @cached_property
     def values(self) -> Floats:
-        """(N, M) objectives of the records; rows of NaN where a record is not feasible."""
+        """(N, M) objectives of the records; NaN for infeasible records."""
         columns = [objective.column for objective in self.objectives]
         rows = [
             [record.metrics[column] if self.feasible(record) else np.nan for column in columns]
@@ -103,9 +105,9 @@ class ReportContent:
 
     @property
     def colour(self) -> str:
-        """The column that colours architectures: the metric, or the first objective where there is none."""
-        known = any(self.metric in record.metrics for record in self.records)
-        return self.metric if known else self.objectives[0].column
+        """The column for the colour of architectures: the metric if any record has it, else the first objective."""
+        has_metric = any(self.metric in record.metrics for record in self.records)
+        return self.metric if has_metric else self.objectives[0].column
 
     @property
     def metrics(self) -> list[str]:
@@ -114,8 +116,8 @@ class ReportContent:
 
 
 def measurement(record: Record, column: str) -> Mapping[str, Any]:
-    """The measurement behind a latency column; empty where the column is none, or there is none."""
+    """The measurement behind a latency column; empty for other columns, or without one."""
     if not column.startswith(LATENCY):
         return {}
     device = column.removeprefix(LATENCY)
-    return next((one for one in record.measurements if one.get("device") == device), {})
+    return next((measured for measured in record.measurements if measured.get("device") == device), {})

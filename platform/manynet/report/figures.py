@@ -21,14 +21,14 @@ INK, MUTED, FAINT, GRID = "#1f2937", "#8a94a6", "#cbd2dc", "#e8ebf0"
 OUTSIDE = "#b4bccb"
 FRONT, FINALIST, THIRD = "#2563eb", "#ea580c", "#0d9488"
 COLOURS = (FRONT, FINALIST, THIRD, "#7c3aed", "#ca8a04", "#db2777", "#4b5563", "#65a30d")
-# One shape for each way a latency can be known, so that a prediction is never taken for a measurement.
+# One shape for each source of latency, so that predictions are not mistaken for measurements.
 SYMBOLS = {"measured": "circle", "predicted": "diamond-open", "table": "square-open"}
 HOVER_CHOICES = 24
 LOG_RATIO = 30.0
 
 
 def layout(height: int, *, legend: bool = False, titles: bool = False) -> dict[str, Any]:
-    """What all plots have in common; room is kept for a legend below and titles above."""
+    """Layout options of all plots, with optional space for a legend below and titles above."""
     return {
         "height": height,
         "template": "plotly_white",
@@ -53,7 +53,7 @@ def layout(height: int, *, legend: bool = False, titles: bool = False) -> dict[s
 
 
 def pareto(content: ReportContent, x: Objective, y: Objective) -> go.Figure:
-    """Every record by two objectives, with the front's outline and the finalists."""
+    """Scatter plot of all records over two objectives, with the front's outline and the finalists."""
     figure = go.Figure()
     outside = [record for record in content.records if not content.feasible(record)]
     inside = [record for record in content.records if content.feasible(record)]
@@ -62,7 +62,7 @@ def pareto(content: ReportContent, x: Objective, y: Objective) -> go.Figure:
     )
     sources = [_source(record, x, y) for record in inside]
     for source in dict.fromkeys(sources):
-        records = [record for record, its in zip(inside, sources, strict=True) if its == source]
+        records = [record for record, own in zip(inside, sources, strict=True) if own == source]
         name = f"evaluated ({source})" if source else "evaluated"
         figure.add_trace(
             _points(name, records, x, y, color=MUTED, symbol=SYMBOLS.get(source, "circle"), size=7)
@@ -80,7 +80,7 @@ def pareto(content: ReportContent, x: Objective, y: Objective) -> go.Figure:
 
 
 def best_so_far(content: ReportContent) -> go.Figure:
-    """The only objective of every record, and the best value up to each."""
+    """The only objective of every record, and the best value so far."""
     objective = content.objectives[0]
     values = content.values[:, 0]
     steps = np.arange(1, len(values) + 1)
@@ -127,7 +127,7 @@ def hypervolume(content: ReportContent) -> go.Figure:
 
 
 def training(curves: Sequence[Mapping[str, float]]) -> go.Figure:
-    """Loss, scores of the subnets that were watched, learning rate, and what the strategy tells, against the step."""
+    """Loss, scores of the monitored subnets, learning rate, and logged values of the strategy, over steps."""
     names = [name for name in dict.fromkeys(name for row in curves for name in row) if name != "step"]
     branch = [
         name for name in names if name in ("threshold", "regulariser", "open") or name.startswith("open/")
@@ -140,16 +140,16 @@ def training(curves: Sequence[Mapping[str, float]]) -> go.Figure:
         "learning rate": [name for name in names if name == "learning_rate"],
         "auxiliary branch": branch,
     }
-    told = [name for name in names if not any(name in members for members in panels.values())]
+    strategy = [name for name in names if not any(name in members for members in panels.values())]
     panels |= {
-        "cost": [name for name in told if name.startswith(("expected_", "found_"))],
-        "search": [name for name in told if not name.startswith(("expected_", "found_"))],
+        "cost": [name for name in strategy if name.startswith(("expected_", "found_"))],
+        "search": [name for name in strategy if not name.startswith(("expected_", "found_"))],
     }
     panels = {title: members for title, members in panels.items() if members}
     figure = make_subplots(rows=1, cols=max(1, len(panels)), subplot_titles=list(panels))
     for place, members in enumerate(panels.values(), start=1):
         for index, name in enumerate(members):
-            # What a schedule decides is no finding.
+            # Scheduled values are inputs, so they are muted.
             scheduled = name in ("learning_rate", "threshold")
             colour = MUTED if scheduled else COLOURS[index % len(COLOURS)]
             steps, values = zip(*((row["step"], row[name]) for row in curves if name in row), strict=True)
@@ -158,8 +158,8 @@ def training(curves: Sequence[Mapping[str, float]]) -> go.Figure:
                 line={"color": colour, "width": 2}, marker={"size": 5},
             )  # fmt: skip
             figure.add_trace(trace, row=1, col=place)
-        every = all(map(is_percentage, members))
-        figure.update_yaxes(tickformat=".0%" if every else None, row=1, col=place)
+        percentages = all(map(is_percentage, members))
+        figure.update_yaxes(tickformat=".0%" if percentages else None, row=1, col=place)
         figure.update_xaxes(title_text="step", row=1, col=place)
     figure.update_layout(**layout(380, legend=True, titles=True))
     return figure
@@ -191,7 +191,7 @@ def ranking(anchors: Sequence[tuple[float, float]], quality: RankingQuality | No
 
 
 def studies(finalists: Mapping[str, Sequence[Record]], x: Objective, y: Objective) -> go.Figure:
-    """Finalists of several studies by two columns, with the front of all of them."""
+    """Scatter plot of several studies' finalists over two columns, with their joint front."""
     every = [record for records in finalists.values() for record in records]
     values = [[record.metrics[x.column], record.metrics[y.column]] for record in every]
     best = [every[index] for index in non_dominated(np.array(values), [x.maximise, y.maximise])]
@@ -218,22 +218,22 @@ def _points(
     size: int,
     edge: str | None = None,
 ) -> go.Scatter:
-    here = [record for record in records if x.column in record.metrics and y.column in record.metrics]
+    complete = [record for record in records if x.column in record.metrics and y.column in record.metrics]
     return go.Scatter(
-        x=[record.metrics[x.column] for record in here],
-        y=[record.metrics[y.column] for record in here],
+        x=[record.metrics[x.column] for record in complete],
+        y=[record.metrics[y.column] for record in complete],
         name=name,
         mode="markers",
-        visible=bool(here),
+        visible=bool(complete),
         showlegend=bool(name),
         marker={"color": color, "symbol": symbol, "size": size, "line": {"width": 1, "color": edge or color}},
-        text=[_hover(record, [y.column, x.column]) for record in here],
+        text=[_hover(record, [y.column, x.column]) for record in complete],
         hoverinfo="text",
     )
 
 
 def _outline(front: Sequence[Record], x: Objective, y: Objective) -> go.Scatter:
-    """The edge of what these two objectives dominate."""
+    """Boundary of the region that the front dominates in these two objectives."""
     pairs = np.array([[record.metrics[x.column], record.metrics[y.column]] for record in front]).reshape(
         -1, 2
     )
@@ -246,8 +246,8 @@ def _outline(front: Sequence[Record], x: Objective, y: Objective) -> go.Scatter:
 
 
 def _source(record: Record, x: Objective, y: Objective) -> str:
-    found = [measurement(record, column).get("source", "") for column in (x.column, y.column)]
-    return next((str(source) for source in found if source), "")
+    sources = [measurement(record, column).get("source", "") for column in (x.column, y.column)]
+    return next((str(source) for source in sources if source), "")
 
 
 def _hover(record: Record, first: Sequence[str]) -> str:
@@ -264,10 +264,10 @@ def _hover(record: Record, first: Sequence[str]) -> str:
 
 
 def _spread(record: Record, column: str) -> str:
-    found = measurement(record, column)
-    if not found:
+    measured = measurement(record, column)
+    if not measured:
         return ""
-    return f"  ± {float(found.get('spread', 0)):.0%}, {escape(str(found.get('source', '')))}"
+    return f"  ± {float(measured.get('spread', 0)):.0%}, {escape(str(measured.get('source', '')))}"
 
 
 def _axis(column: str, records: Sequence[Record]) -> dict[str, Any]:

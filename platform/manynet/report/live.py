@@ -1,4 +1,4 @@
-"""A report that is written again and again while a step runs."""
+"""Refreshes a report while a step runs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from manynet.errors import ManynetError
 logger = logging.getLogger(__name__)
 SECONDS_BETWEEN = 30.0
 SHARE_OF_TIME = 0.05
-"""Of the run's time that writing may take: a long search's report takes seconds."""
+"""Upper bound of the share of time spent on writing: the report of a long search takes seconds."""
 
 
 @contextmanager
 def refreshed(write: Callable[[], object], seconds: float) -> Iterator[None]:
-    """Call ``write`` every ``seconds`` until the block ends, in a thread of its own.
+    """Call ``write`` every ``seconds`` in a thread, until the block ends.
 
-    A report that cannot be written is told once and ends no run: the one at the end tells it again.
+    A failed write is logged once, and does not stop the run: the final report will raise the error.
     """
     ended = threading.Event()
     thread = threading.Thread(target=_keep_writing, args=(write, ended, seconds), daemon=True)

@@ -24,14 +24,14 @@ from manynet.report.parallel import parallel
 from manynet.report.style import CSS
 from manynet.storage import write_bytes
 
-# Nothing is fetched, whatever the page comes to hold. Plotly's WebGL plots compile functions.
+# The page can never load anything. Plotly's WebGL plots need 'unsafe-eval'.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:"
 )
 SUMMARY_CHOICES = 4
 DRIFT = 0.2
-"""Share from which a device's drift is told beside its measurements."""
+"""Drift from which it is shown next to a device's measurements."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ def render(content: ReportContent) -> str:
 
 
 def page(title: str, facts: str, summary: str, sections: Sequence[Section], refresh: float = 0) -> str:
-    """A page that opens offline; all but ``title`` is HTML already. Loads itself again after ``refresh`` seconds."""
-    again = f'<meta http-equiv="refresh" content="{refresh:g}">\n' if refresh else ""
-    links = "".join(f'<a href="#{one.name}">{escape(one.title)}</a>' for one in sections)
+    """A page that opens offline; all arguments but ``title`` are HTML. Reloads after ``refresh`` seconds."""
+    reload = f'<meta http-equiv="refresh" content="{refresh:g}">\n' if refresh else ""
+    links = "".join(f'<a href="#{section.name}">{escape(section.title)}</a>' for section in sections)
     title = escape(title)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f'{again}<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'{reload}<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title} · Manynet</title>\n<style>{CSS}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n<body>\n"
         f"<header><div><h1>{title}</h1>{facts}</div><nav>{links}</nav></header>\n<main>\n"
         f"{summary}{''.join(map(_html, sections))}</main>\n</body>\n</html>\n"
@@ -81,7 +81,7 @@ def _html(section: Section) -> str:
 
 
 def plot(figure: go.Figure, name: str) -> str:
-    """A figure that the page can hold, once."""
+    """HTML of a figure; ``name`` must be unique on the page."""
     config = {"responsive": True, "displaylogo": False}
     html = figure.to_html(full_html=False, include_plotlyjs=False, config=config, div_id=f"plot-{name}")
     return f'<div class="plot">{html}</div>'
@@ -120,7 +120,9 @@ def _summary(content: ReportContent) -> str:
     if content.front and len(content.objectives) > 1 and len(content.records) > 1:
         cards.append(("hypervolume", f"{content.curve[-1]:.3f}", "of the box seen"))
     metric = content.metric
-    tested = [one.metrics[f"test_{metric}"] for one in content.finalists if f"test_{metric}" in one.metrics]
+    tested = [
+        record.metrics[f"test_{metric}"] for record in content.finalists if f"test_{metric}" in record.metrics
+    ]
     if tested:
         cards.append(
             (f"best test {metric}", show(metric, max(tested)), f"{len(content.finalists)} finalists")
@@ -159,20 +161,20 @@ def _pareto(content: ReportContent) -> Section:
 
 
 def _predictions(content: ReportContent) -> list[str]:
-    """For each column of predictions, how many there are, and what they are worth."""
+    """For each column with predictions, their number and their quality."""
     texts = []
-    for column in dict.fromkeys(one.column for one in content.objectives):
-        found = [measurement(record, column) for record in content.records]
-        predicted = [one for one in found if one.get("source") == "predicted"]
+    for column in dict.fromkeys(objective.column for objective in content.objectives):
+        measurements = [measurement(record, column) for record in content.records]
+        predicted = [measured for measured in measurements if measured.get("source") == "predicted"]
         if predicted:
             texts.append(
-                f"Of {column}, {len(found) - len(predicted)} were measured and {len(predicted)} predicted"
-                f"{_worth(predicted[-1])}."
+                f"Of {column}, {len(measurements) - len(predicted)} were measured and {len(predicted)} predicted"
+                f"{_quality(predicted[-1])}."
             )
     return texts
 
 
-def _worth(prediction: Mapping[str, Any]) -> str:
+def _quality(prediction: Mapping[str, Any]) -> str:
     error, tau = prediction.get("error"), prediction.get("tau")
     if error is None or tau is None:
         return ""
@@ -273,11 +275,13 @@ def _settings(content: ReportContent) -> Section:
 
 
 def _table(content: ReportContent, records: Sequence[Record], links: Mapping[str, Sequence[str]]) -> str:
-    known = dict.fromkeys(column for record in records for column in record.metrics)
-    wanted = (content.metric, f"test_{content.metric}", "parameters", "macs")
-    leading = [column for column in wanted if column in known]
-    asked = [one.column for one in content.objectives if one.column in known and one.column not in leading]
-    columns = list(dict.fromkeys([*leading, *asked, *(name for name in known if name.startswith(LATENCY))]))
+    existing = dict.fromkeys(column for record in records for column in record.metrics)
+    standard = (content.metric, f"test_{content.metric}", "parameters", "macs")
+    objectives = [objective.column for objective in content.objectives]
+    latencies = [name for name in existing if name.startswith(LATENCY)]
+    columns = list(
+        dict.fromkeys([*(name for name in [*standard, *objectives] if name in existing), *latencies])
+    )
     cells: list[tuple[str, Callable[[Record], str]]] = [("architecture", architecture)]
     cells += [(name, lambda record, name=name: _value(record, name)) for name in columns]  # type: ignore[misc]
     if any(links.get(record.key) for record in records):
@@ -291,19 +295,19 @@ def _table(content: ReportContent, records: Sequence[Record], links: Mapping[str
 
 def _value(record: Record, column: str) -> str:
     text = escape(show(column, record.metrics.get(column)))
-    found = measurement(record, column)
-    if not found:
+    measured = measurement(record, column)
+    if not measured:
         return text
-    source = str(found.get("source", "measured"))
-    doubts = [source] if source != "measured" else []
-    doubts += ["unsteady"] if not found.get("steady", True) else []
-    drift = float(found.get("drift", 0))
-    doubts += [f"drifted {drift:+.0%}"] if abs(drift) > DRIFT else []
-    return f"{text} <small>± {float(found.get('spread', 0)):.0%} {escape(', '.join(doubts))}</small>"
+    source = str(measured.get("source", "measured"))
+    notes = [source] if source != "measured" else []
+    notes += ["unsteady"] if not measured.get("steady", True) else []
+    drift = float(measured.get("drift", 0))
+    notes += [f"drifted {drift:+.0%}"] if abs(drift) > DRIFT else []
+    return f"{text} <small>± {float(measured.get('spread', 0)):.0%} {escape(', '.join(notes))}</small>"
 
 
 def architecture(record: Record) -> str:
-    """A record's choices, the first few of them at sight."""
+    """A record's choices; all but the first few are folded."""
     choices = [f"{key} = {value}" for key, value in record.architecture.items()]
     if len(choices) <= SUMMARY_CHOICES:
         return f"<code>{escape(', '.join(choices))}</code>"

@@ -1,4 +1,4 @@
-"""Parallel coordinates: which choices go with which scores."""
+"""Parallel coordinates of choices and scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABEL = 34
 
 
 def parallel(content: ReportContent) -> go.Figure:
-    """Parallel coordinates over the metrics and the choices that vary."""
+    """Parallel coordinates over metrics and varied choices."""
     keys = list(dict.fromkeys(key for record in content.records for key in record.architecture))
     rows = [(key, [record.architecture.get(key) for record in content.records]) for key in keys]
     varied = [(key, column) for key, column in rows if len(set(map(repr, column))) > 1]
@@ -41,7 +41,7 @@ def parallel(content: ReportContent) -> go.Figure:
         )
     )
     style = layout(460) | {"margin": {"l": 60, "r": 30, "t": 110, "b": 24}}
-    # Narrower than this and the axes' labels run into each other; the page scrolls sideways instead.
+    # On a narrower plot the axes' labels would overlap; the page scrolls sideways instead.
     figure.update_layout(**style, width=max(1060, 92 * len(dimensions) + 160))
     return figure
 
@@ -56,7 +56,7 @@ def _dimension(name: str, column: Sequence[Any]) -> dict[str, Any]:
         return {"label": label, "values": column, **style}
     if numeric:
         return {"label": label, "values": column, "tickvals": sorted(set(column))}
-    # A choice that is not part of an architecture gets a tick of its own, at the bottom.
+    # An inactive choice has its own tick, at the bottom.
     options = sorted({value for value in column if value is not None}, key=in_order)
     ticks = [None, *options] if None in column else options
     return {

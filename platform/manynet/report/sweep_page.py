@@ -1,4 +1,4 @@
-"""The page of several studies: their finalists side by side, with links to their own reports."""
+"""Report of a sweep: the studies' finalists, with links to the studies' reports."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def write_sweep_report(
     Args:
         address: local path or pyarrow filesystem address.
         title: of the page.
-        metric: a column of the finalists that is better the larger it is.
-        finalists: of each study, by the name of its folder beside the page.
+        metric: a column of the finalists; larger is better.
+        finalists: of each study, by the name of its folder next to the page.
         facts: lines of the heading.
 
     Raises:
         StorageError: the file cannot be written.
     """
     score = Objective(metric, maximise=True)
-    known = {
+    scored = {
         name: [record for record in records if metric in record.metrics]
         for name, records in finalists.items()
     }
-    body = _table(known, metric)
-    if any(known.values()):
-        body = plot(figures.studies(known, COST, score), "finalists") + body
+    body = _table(scored, metric)
+    if any(scored.values()):
+        body = plot(figures.studies(scored, COST, score), "finalists") + body
     note = (
         "Stand-alone models. The test split was used once for each; a study's name leads to its own report."
     )

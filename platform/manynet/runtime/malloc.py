@@ -1,4 +1,4 @@
-"""What a process does with memory that it has freed."""
+"""Tunes glibc malloc."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, for the next batch; nothing, where it is not glibc.
+    """Let glibc keep freed memory for the next batch; no effect with another C library.
 
-    Activations are freed and asked for again at every batch. By default glibc gives large blocks back to the
-    system each time, and having fresh pages cleared costs a third of the time of small networks on a CPU.
-    For processes that do nothing but run networks.
+    Activations are freed and allocated again at every batch. By default glibc returns large blocks to the system
+    each time, and clearing the new pages costs a third of the time of small networks on a CPU. For processes
+    that only run networks.
     """
-    found = ctypes.util.find_library("c")
-    mallopt = getattr(ctypes.CDLL(found), "mallopt", None) if found else None
+    library = ctypes.util.find_library("c")
+    mallopt = getattr(ctypes.CDLL(library), "mallopt", None) if library else None
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, 2**30)
         mallopt(_TRIM_THRESHOLD, _NEVER)

@@ -1,4 +1,4 @@
-"""Whether every node of a cluster has what a study needs: asked before anything expensive starts."""
+"""Checks the packages and the storage access of all cluster nodes before a study starts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from manynet.errors import ManynetError
 from manynet.storage import is_uri, join, locate, write_bytes
 
 PACKAGES = ("ray", "torch", "numpy", "optuna", "pyarrow", "manynet")
-"""What evaluators, training workers and devices share. A tool that only some devices need is for those to ask for."""
+"""Packages that evaluators, training workers and devices need. Devices check for their tools themselves."""
 SECONDS = 120.0
-"""A node may first have to unpack a job's files and start a process."""
+"""Default timeout: a node may first have to unpack a job's files and start a process."""
 
 
 class NodesError(ManynetError, RuntimeError):
@@ -33,12 +33,12 @@ class Node(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What people are told: several nodes may be on one host."""
+        """Name for messages; several nodes may be on one host."""
         return f"{self.host}/{self.id[:8]}"
 
 
 class Answer(TypedDict):
-    """What one process says of itself: plain values, for there may be no manynet to read them with."""
+    """A process' report: plain values, since the sender may not have manynet installed."""
 
     versions: dict[str, str]
     read: str
@@ -46,35 +46,35 @@ class Answer(TypedDict):
 
 
 def check(folder: str, seconds: float = SECONDS) -> None:
-    """Ask all nodes of the connected cluster for their versions, and to read a file that is written into ``folder``.
+    """Check the versions of all nodes of the connected cluster, and that they can read a file in ``folder``.
 
-    Nodes that join later are not asked.
+    Nodes that join later are not checked.
 
     Args:
         folder: of the study.
-        seconds: how long the nodes may take to answer.
+        seconds: timeout of the nodes' answers.
 
     Raises:
-        NodesError: in one line that names the node, and what is there and here.
+        NodesError: in one line that names the node, and compares it with this one.
         StorageError: the folder cannot be written from here.
     """
-    # What is in it tells this folder from one that has the same name on another machine.
+    # Its content tells this folder from one of the same name on another machine.
     address, content = join(folder, f"reached-{uuid.uuid4().hex[:8]}"), uuid.uuid4().hex
     write_bytes(address, content.encode())
     try:
         question = _question(PACKAGES, address if is_uri(address) else Path(address).as_uri())
         here, deadline = question(), time.monotonic() + seconds
-        for node, answer in [(node, _ask(question, node)) for node in _alive()]:
-            _compare(node.name, _answered(node, answer, deadline, seconds), here, content, folder)
+        for node, answer in [(node, _ask(question, node)) for node in _alive_nodes()]:
+            _compare(node.name, _wait_for(node, answer, deadline, seconds), here, content, folder)
     finally:
         filesystem, path = locate(address)
         filesystem.delete_file(path)
 
 
 def _question(packages: Sequence[str], uri: str) -> Callable[[], Answer]:
-    """What every node is asked, and this process too."""
+    """Function that every node and this process run."""
 
-    # Inside another function, so that it travels by value: a node may have no manynet to import it from.
+    # Nested, so that it is pickled by value: a node may not have manynet to import it from.
     def answer() -> Answer:
         import hashlib
         import platform
@@ -86,7 +86,7 @@ def _question(packages: Sequence[str], uri: str) -> Callable[[], Answer]:
             if spec is None:
                 return "none"
             if package == "manynet":
-                # Its version says too little: what is shipped with a job has none.
+                # Its version is not enough: sources shipped with a job have none.
                 root, digest = Path(next(iter(spec.submodule_search_locations or []))), hashlib.sha256()
                 for file in sorted(root.rglob("*.py")):
                     digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
@@ -106,7 +106,7 @@ def _question(packages: Sequence[str], uri: str) -> Callable[[], Answer]:
             filesystem, path = FileSystem.from_uri(uri)
             with filesystem.open_input_file(path) as stream:
                 read = stream.read().decode()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+        except Exception as error:  # noqa: BLE001 - any error is reported
             failure = f"{type(error).__name__}: {error}"
         return {"versions": versions, "read": read, "failure": failure}
 
@@ -114,14 +114,14 @@ def _question(packages: Sequence[str], uri: str) -> Callable[[], Answer]:
 
 
 def _ask(question: Callable[[], Answer], node: Node) -> ray.ObjectRef[Answer]:
-    there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    asked: ray.ObjectRef[Answer] = (
-        ray.remote(num_cpus=0, max_retries=0)(question).options(scheduling_strategy=there).remote()
+    strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    answer: ray.ObjectRef[Answer] = (
+        ray.remote(num_cpus=0, max_retries=0)(question).options(scheduling_strategy=strategy).remote()
     )
-    return asked
+    return answer
 
 
-def _answered(node: Node, answer: ray.ObjectRef[Answer], deadline: float, seconds: float) -> Answer:
+def _wait_for(node: Node, answer: ray.ObjectRef[Answer], deadline: float, seconds: float) -> Answer:
     try:
         return ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
     except GetTimeoutError:
@@ -130,8 +130,8 @@ def _answered(node: Node, answer: ray.ObjectRef[Answer], deadline: float, second
             f"it is overloaded, or its processes cannot start"
         ) from None
     except RayError as error:
-        what = type(error).__name__ if node in _alive() else "it died"
-        raise NodesError(f"every node must answer, but node {node.name} did not: {what}") from None
+        reason = type(error).__name__ if node in _alive_nodes() else "it died"
+        raise NodesError(f"every node must answer, but node {node.name} did not: {reason}") from None
 
 
 def _compare(name: str, there: Answer, here: Answer, content: str, folder: str) -> None:
@@ -153,5 +153,5 @@ def _compare(name: str, there: Answer, here: Answer, content: str, folder: str) 
         )
 
 
-def _alive() -> list[Node]:
+def _alive_nodes() -> list[Node]:
     return [Node(node["NodeID"], node["NodeManagerHostname"]) for node in ray.nodes() if node["Alive"]]

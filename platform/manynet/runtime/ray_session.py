@@ -1,4 +1,4 @@
-"""The Ray that a study runs on: the one it is in, the one it is told of, or a local one of its own."""
+"""Connects a study to Ray: to the current session, the cluster at ``RAY_ADDRESS``, or a new local Ray."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SECONDS = 10.0
 
 
 class ClusterError(ManynetError, RuntimeError):
-    """A cluster cannot be joined: nobody answers, the token is refused, or it runs another Ray or Python."""
+    """A cluster cannot be joined: no answer, an invalid token, or another version of Ray or Python."""
 
 
 def connect(device_names: Iterable[str] = (), folder: str | None = None) -> None:
@@ -30,18 +30,18 @@ def connect(device_names: Iterable[str] = (), folder: str | None = None) -> None
 
     Args:
         device_names: devices that a new local Ray offers as custom resources.
-        folder: of a study, which all nodes of a cluster are then asked to reach; see :mod:`manynet.runtime.nodes`.
+        folder: of a study; checks that all nodes of a cluster reach it, see :mod:`manynet.runtime.nodes`.
 
     Raises:
         ClusterError: the cluster cannot be joined.
-        NodesError: a node cannot do what the study needs.
+        NodesError: a node does not meet the study's requirements.
     """
     joined = not ray.is_initialized() and bool(os.environ.get(ADDRESS))
     if joined:
         join(os.environ[ADDRESS])
     elif not ray.is_initialized():
         _start(device_names)
-    # A Ray of one node that this process did not join is its own.
+    # A single-node Ray that this process did not join was started by it.
     if folder is not None and (joined or len(ray.nodes()) > 1):
         nodes.check(folder)
 
@@ -57,7 +57,7 @@ def _start(device_names: Iterable[str]) -> None:
 
 
 def join(address: str) -> None:
-    """Connect to the cluster at ``address``, as Ray takes it: ``host:port``.
+    """Connect to the cluster at ``address``, ``host:port``.
 
     Raises:
         ClusterError: it cannot be joined.
@@ -81,21 +81,21 @@ def join(address: str) -> None:
 def check_listens(address: str, rule: str) -> None:
     """Connect to the port of ``host:port`` or ``ray://host:port``; other addresses pass.
 
-    Where nobody listens, Ray takes minutes, ends the process, or says the same as of a refused token.
+    Without this check Ray takes minutes, ends the process, or reports the same error as for an invalid token.
 
     Raises:
-        ClusterError: ``rule`` and why, where nobody listens.
+        ClusterError: ``rule`` and the reason, if nothing listens there.
     """
-    place = urlsplit(address if "://" in address else f"//{address}")
+    url = urlsplit(address if "://" in address else f"//{address}")
     try:
-        if place.port is not None:
-            socket.create_connection((place.hostname, place.port), _SECONDS).close()
+        if url.port is not None:
+            socket.create_connection((url.hostname, url.port), _SECONDS).close()
     except (OSError, ValueError) as error:
         raise ClusterError(f"{rule}: {error}") from None
 
 
 def _source_roots() -> list[str]:
-    """Where this process finds modules besides installed packages: workers look there too."""
+    """Import paths of this process besides installed packages, which workers get too."""
     roots = [str(Path(entry or ".").resolve()) for entry in sys.path]
     return [root for root in dict.fromkeys(roots) if Path(root).is_dir() and not installed(Path(root))]
 

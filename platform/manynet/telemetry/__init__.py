@@ -1,1 +1,1 @@
-"""What a run publishes while it goes on: status files, metrics, TensorBoard events, progress bars."""
+"""Telemetry of a run in progress: status files, metrics, TensorBoard events, progress bars."""

@@ -1,4 +1,4 @@
-"""The winners that a study handed over: a small JSON file, for those who watch."""
+"""JSON file of a study's finalists, for monitoring."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read(folder: str) -> list[Member] | None:
 
     Raises:
         StorageError: the file cannot be read.
-        StatusError: the file holds something else.
+        StatusError: the file has another format.
     """
     content = read_json(join(folder, FILE))
     try:
@@ -30,7 +30,7 @@ def read(folder: str) -> list[Member] | None:
 
 
 def write(folder: str, winners: Sequence[Member]) -> None:
-    """Write the file whole, or not at all.
+    """Write the file atomically.
 
     Raises:
         StorageError: it cannot be written.

@@ -1,4 +1,4 @@
-"""The metrics that a run exports through Ray, as Prometheus and Grafana see them."""
+"""Metrics that a run exports through Ray to Prometheus and Grafana."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ray.util.metrics import Counter, Gauge
 
 @dataclass(frozen=True)
 class Definition:
-    """A metric that some process of a run exports.
+    """A metric that a process of a run exports.
 
     Attributes:
-        name: as Ray takes it; Ray exports it as ``ray_<name>``.
-        kind: a counter only grows.
-        description: what it counts, with its unit.
+        name: in Ray, which exports it as ``ray_<name>``.
+        kind: of the metric; a counter only grows.
+        description: meaning and unit.
         tags: labels of its series, besides Ray's own.
     """
 
@@ -82,10 +82,10 @@ ALL = (
 
 
 def gauge(definition: Definition) -> Gauge:
-    """The gauge, in this process: only a process of Ray's exports it."""
+    """A gauge in this process; exported only from Ray processes."""
     return Gauge(definition.name, definition.description, definition.tags)
 
 
 def counter(definition: Definition) -> Counter:
-    """The counter, in this process: only a process of Ray's exports it."""
+    """A counter in this process; exported only from Ray processes."""
     return Counter(definition.name, definition.description, definition.tags)

@@ -1,4 +1,4 @@
-"""What an asynchronous actor does again and again, in threads that are waited for at the end."""
+"""Periodic task of an asynchronous actor."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from contextlib import suppress
 
 
 class Periodic:
-    """Begins to call ``work`` again and again, in the running loop.
+    """Starts to call ``work`` periodically in the running event loop.
 
     Args:
-        work: answers how many seconds to pause before the next call; an error that it raises is its last.
+        work: returns the seconds to pause before the next call; an error ends the calls.
     """
 
     def __init__(self, work: Callable[[], Awaitable[float]]) -> None:
-        self._over = asyncio.Event()
+        self._stop = asyncio.Event()
         self._task = asyncio.get_event_loop().create_task(self._repeat(work))
 
     async def end(self) -> None:
-        """Begin no other call, and wait for the one that goes on."""
-        # Not cancelled: a thread goes on then, and may write what is old over what is written next.
-        self._over.set()
+        """Stop after the call in progress, and wait for it."""
+        # Not cancelled: its thread would continue, and could overwrite newer content with older.
+        self._stop.set()
         await asyncio.wait([self._task])
 
     async def _repeat(self, work: Callable[[], Awaitable[float]]) -> None:
-        while not self._over.is_set():
+        while not self._stop.is_set():
             pause = await work()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), pause)
+                await asyncio.wait_for(self._stop.wait(), pause)

@@ -25,8 +25,8 @@ class ProgressBar:
 
     Args:
         title: name of the step.
-        total: how much is to be done; None while it is not known.
-        done: how much is done already.
+        total: amount in all; None while unknown.
+        done: initial amount done.
         status: initial text beside the bar.
         bytes_read: the amounts are bytes.
         transient: the bar is erased at the end.
@@ -66,7 +66,7 @@ class ProgressBar:
         self._bar.stop()
 
     def update(self, done: int, total: int | None = None, status: str | None = None) -> None:
-        """Show how much is done; ``total`` and ``status`` stay as they were where not given."""
+        """Show the amount done; ``total`` and ``status`` are unchanged if None."""
         fields: dict[str, Any] = {} if status is None else {"status": status}
         self._bar.update(self._task, completed=done, total=total, **fields)
 
@@ -76,11 +76,11 @@ def logged_bar(step: str, console: Console | None = None) -> Iterator[Callable[[
     """Progress bar that logs a line for every tenth where there is no terminal.
 
     Args:
-        step: what is being done.
+        step: its title.
         console: where the bar is drawn; standard error by default.
 
     Yields:
-        A callback that takes how many are done, and of how many.
+        A callback that takes the amount done and in all.
     """
     tenths = 0
 

@@ -1,4 +1,4 @@
-"""How far a search is: a small JSON file in the study's folder, and what a run's named actor answers."""
+"""Search status: a small JSON file in the study's folder, also served by the run's named actor."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FILE = "search.json"
 """Name of the file in the study's folder."""
 NAMESPACE = "manynet"
 PREFIX = "search:"
-"""A search's actor is named by this and the study's address."""
+"""Prefix of the name of a search's actor; the study's address follows."""
 
 
 class StatusError(ManynetError, ValueError):
-    """A status file holds something else."""
+    """A status file has another format."""
 
 
 class Member(BaseModel):
@@ -67,7 +67,7 @@ def read(folder: str) -> SearchStatus | None:
 
     Raises:
         StorageError: the file cannot be read.
-        StatusError: the file holds something else.
+        StatusError: the file has another format.
     """
     content = read_json(join(folder, FILE))
     if content is None:
@@ -81,7 +81,7 @@ def read(folder: str) -> SearchStatus | None:
 
 
 def write(folder: str, status: SearchStatus) -> None:
-    """Write a study's status file whole, or not at all.
+    """Write a study's status file atomically.
 
     Raises:
         StorageError: it cannot be written.

@@ -16,23 +16,23 @@ _PART = 2**20
 
 
 class Events:
-    """Scalars and texts over steps, in one event file more in a folder.
+    """Writes scalars and texts over steps to a new event file in a folder.
 
-    PyTorch's ``SummaryWriter`` takes local folders only, and writes in a thread, where an error is a traceback.
-    Object stores cannot append: there each flush writes the file anew, and every MiB begins another, so that
-    what is written does not grow with the run. TensorBoard reads all of a folder's files as one.
+    PyTorch's ``SummaryWriter`` supports local folders only, and writes in a thread, where errors become tracebacks.
+    Object stores cannot append: there each flush rewrites the file, and a new file starts after every MiB, so that
+    the cost of a flush is bounded. TensorBoard reads all of a folder's files as one.
 
     Args:
         address: of the folder; created.
-        purge_step: what earlier files say of this step and later ones is hidden: an interrupted run got further
-            than its resume begins.
+        purge_step: hides values of earlier files at this step and later ones, which a run wrote between its
+            last checkpoint and its interruption.
 
     Raises:
-        StorageError: as all methods, when the folder cannot be written.
+        StorageError: when the folder cannot be written; all methods raise it.
     """
 
     def __init__(self, address: str | Path, purge_step: int | None = None) -> None:
-        # Imported here: a process that shows no events need not wait for it.
+        # Slow to import, and many processes write no events.
         from tensorboard.compat.proto import event_pb2  # type: ignore[import-untyped]
         from torch.utils.tensorboard import summary
 
@@ -53,7 +53,7 @@ class Events:
         self._write(step=step, summary=self._summary.text(name, text))
 
     def flush(self, now: bool = False) -> None:
-        """Let readers see what was added; on an object store every 15 s at most, unless ``now``."""
+        """Write buffered events; on an object store at most every 15 s, unless ``now``."""
         if self._local:
             with writing(self._address):
                 self._file.flush()
@@ -65,7 +65,7 @@ class Events:
                 self._begin()
 
     def close(self) -> None:
-        """Flush; nothing can be added afterwards."""
+        """Flush and close the file."""
         try:
             self.flush(now=True)
         finally:
@@ -75,15 +75,15 @@ class Events:
     def _begin(self) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
-        # Unique, and in order of time, as TensorBoard reads them.
-        made = f"{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._address = join(self._folder, f"events.out.tfevents.{made}")
+        # Unique, and sorted by time, the order in which TensorBoard reads them.
+        suffix = f"{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._address = join(self._folder, f"events.out.tfevents.{suffix}")
         with writing(self._address):
-            self._file: Any = self._opened() if self._local else io.BytesIO()
+            self._file: Any = self._create_file() if self._local else io.BytesIO()
         self._records = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
 
-    def _opened(self) -> io.BufferedWriter:
+    def _create_file(self) -> io.BufferedWriter:
         path = Path(locate(self._address)[1])
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("xb")

@@ -1,4 +1,4 @@
-"""Training status: a small JSON file that the first worker publishes, and its text."""
+"""Training status: a small JSON file written by the first worker, and its text form."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FILE = "progress.json"
 
 
 class TrainedNetwork(TypedDict):
-    """The network in training, and its place in the run.
+    """The network in training, and its position in the run.
 
     Attributes:
         job: name of the network.
-        number: its place in the run, from 0.
-        jobs: networks of the run.
+        number: its position in the run, from 0.
+        jobs: number of networks of the run.
         steps: optimizer steps of this network.
         metric: of the task.
     """
@@ -35,9 +35,9 @@ class TrainingStatus(TrainedNetwork):
 
     Attributes:
         step: optimizer steps done.
-        logged: loss and what the strategy logs.
+        logged: loss and values logged by the strategy.
         scores: the newest ``<subnet>/<metric>`` values.
-        found: architecture that a search by training would choose now; empty otherwise.
+        found: current architecture of a differentiable search; empty otherwise.
     """
 
     step: int
@@ -47,7 +47,7 @@ class TrainingStatus(TrainedNetwork):
 
 
 def read(address: str) -> TrainingStatus | None:
-    """The status at an address; None where nothing is published yet.
+    """The status at an address; None if nothing is published yet.
 
     Raises:
         StorageError: it cannot be read.
@@ -56,7 +56,7 @@ def read(address: str) -> TrainingStatus | None:
 
 
 def write(address: str, status: TrainingStatus) -> None:
-    """Publish a status whole, or not at all.
+    """Write a status atomically.
 
     Raises:
         StorageError: it cannot be written.
@@ -75,7 +75,7 @@ def line(status: TrainingStatus) -> str:
 
 
 def _values(logged: Mapping[str, float]) -> list[str]:
-    """A part for each value; values of one prefix, such as ``open/`` of each block, share one."""
+    """A text for each value; values of one prefix, such as ``open/`` of each block, share a range."""
     groups: dict[str, dict[str, float]] = {}
     for name, value in logged.items():
         groups.setdefault(name.partition("/")[0], {})[name] = value
@@ -91,5 +91,5 @@ def _values(logged: Mapping[str, float]) -> list[str]:
 def _value(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    # What is not 0 must not look as if it were.
+    # A small value must not be shown as 0.
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.0005 else f"{value:.0e}"

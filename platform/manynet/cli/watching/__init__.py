@@ -1,1 +1,1 @@
-"""A run as it goes on: what it tells of itself, to whom, and where."""
+"""Displays runs in progress."""

@@ -1,4 +1,4 @@
-"""Plots in characters, for terminals."""
+"""Text plots for terminals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Axis(NamedTuple):
     """One axis of a plot.
 
     Attributes:
-        name: what it shows.
+        name: its title.
         low: its smallest value, as text.
         high: its largest value, as text.
     """
@@ -28,7 +28,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
     if not values or width < 1:
         return ""
     count = min(width, len(values))
-    # The last of each share: a curve ends where it is now.
+    # The last value of each bin, so that a curve ends at its current value.
     shown = [values[(index + 1) * len(values) // count - 1] for index in range(count)]
     low, high = min(shown), max(shown)
     return "".join(BARS[_place(value, low, high, len(BARS))] for value in shown)
@@ -66,5 +66,5 @@ def scatter(points: Sequence[tuple[float, float]], x: Axis, y: Axis, width: int,
 
 
 def _place(value: float, low: float, high: float, count: int) -> int:
-    """Which of ``count`` equal parts of the range a value is in; the middle one where there is no range."""
+    """Bin of a value, of ``count`` equal bins; the middle one for an empty range."""
     return round((value - low) / (high - low) * (count - 1)) if high > low else (count - 1) // 2

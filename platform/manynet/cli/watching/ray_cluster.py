@@ -1,4 +1,4 @@
-"""The searches that run on a Ray cluster, through their named actors."""
+"""Reads the status of searches on a Ray cluster from their named actors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from manynet.cli.watching.study_folder import Seen, Step
+from manynet.cli.watching.study_folder import Step, StudyStatus
 from manynet.errors import first_line
 from manynet.runtime.ray_session import TOKEN, ClusterError, check_listens
 from manynet.storage import basename
@@ -20,13 +20,13 @@ SECONDS_TO_ANSWER = 10.0
 
 
 class Cluster:
-    """A Ray cluster that this process joins to ask its searches how far they are.
+    """A Ray cluster that this process joins to read the status of its searches.
 
     Args:
         address: ``auto``, ``host:port`` or ``ray://host:port``.
 
     Raises:
-        ClusterError: it cannot be reached, or does not let us in.
+        ClusterError: it cannot be reached, or rejects the token.
     """
 
     def __init__(self, address: str) -> None:
@@ -37,40 +37,43 @@ class Cluster:
             raise ClusterError(
                 f"a Ray cluster must run at {address!r} and take {TOKEN}, but Ray says: {first_line(error)}"
             ) from None
-        self._seen: dict[str, Seen] = {}
+        self._studies: dict[str, StudyStatus] = {}
 
-    def read(self) -> Sequence[Seen]:
-        """Each search that was met so far; those whose actor is gone as they were last.
+    def read(self) -> Sequence[StudyStatus]:
+        """All searches so far; those whose actor is gone with their last status.
 
         Raises:
             ClusterError: the cluster is gone.
         """
         try:
             named = ray.util.list_named_actors(all_namespaces=True)
-            here = sorted(one["name"] for one in named if _is_search(one))
-            for actor in here:
-                self._ask(actor)
+            alive = sorted(actor["name"] for actor in named if _is_search(actor))
+            for name in alive:
+                self._update(name)
         except (RayError, ConnectionError, RuntimeError) as error:
             raise ClusterError(f"the Ray cluster must answer, but Ray says: {first_line(error)}") from None
-        self._seen = {
-            one: seen if one in here else replace(seen, gone=True) for one, seen in self._seen.items()
+        self._studies = {
+            name: study if name in alive else replace(study, gone=True)
+            for name, study in self._studies.items()
         }
-        return [self._seen[one] for one in sorted(self._seen)]
+        return [self._studies[name] for name in sorted(self._studies)]
 
-    def _ask(self, actor: str) -> None:
+    def _update(self, actor: str) -> None:
         try:
             handle = ray.get_actor(actor, NAMESPACE)
             answer: Any = ray.get(handle.status.remote(), timeout=SECONDS_TO_ANSWER)
-            told = SearchStatus(**answer)
+            status = SearchStatus(**answer)
         except (RayActorError, GetTimeoutError, ValueError):
-            # It ended between being listed and being asked, or is busy: what it told last stays.
+            # It ended after it was listed, or is busy: its last status is kept.
             return
-        self._seen[actor] = _seen(told)
+        self._studies[actor] = _study_status(status)
 
 
-def _seen(told: SearchStatus) -> Seen:
-    step: Step = "done" if told.state == "ended" else "search"
-    return Seen(basename(told.study), told.study, told.space, step, ["search"], told.updated, search=told)
+def _study_status(search: SearchStatus) -> StudyStatus:
+    step: Step = "done" if search.state == "ended" else "search"
+    return StudyStatus(
+        basename(search.study), search.study, search.space, step, ["search"], search.updated, search=search
+    )
 
 
 def _is_search(actor: dict[str, str]) -> bool:

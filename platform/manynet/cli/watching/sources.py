@@ -1,4 +1,4 @@
-"""What can be watched: a study, a sweep of several, or the searches that run on a Ray cluster."""
+"""Sources to watch: a study, a sweep, or the searches on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from manynet.cli.watching.study_folder import EXPERIMENT, Seen, read_study
+from manynet.cli.watching.study_folder import EXPERIMENT, StudyStatus, read_study
 from manynet.config.experiment import parse_experiment, variants
 from manynet.errors import ManynetError
 from manynet.storage import absolute, exists, join, read_bytes
 
-Source = Callable[[], Sequence[Seen]]
-"""Reads how far one or several studies are, now."""
+Source = Callable[[], Sequence[StudyStatus]]
+"""Reads the current status of one or several studies."""
 
 _HOST_AND_PORT = re.compile(r"[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+")
 
@@ -22,7 +22,7 @@ class WatchError(ManynetError):
 
 
 def source(given: str) -> Source:
-    """What reads how far that is which the user named.
+    """The source at an address given by the user.
 
     Args:
         given: folder of a study or a sweep, or its filesystem address; or the address of a Ray cluster: ``auto``,
@@ -34,7 +34,7 @@ def source(given: str) -> Source:
         ClusterError: the cluster cannot be reached.
     """
     if is_cluster(given):
-        # Ray takes half a second to import, which a folder need not wait.
+        # Importing Ray takes half a second, and a folder does not need it.
         from manynet.cli.watching.ray_cluster import Cluster
 
         return Cluster(given).read
@@ -46,8 +46,8 @@ def source(given: str) -> Source:
             f"(auto, host:port or ray://host:port), but got {given!r}"
         )
     experiment = parse_experiment(read_bytes(address).decode(), address)
-    folders = [join(folder, one) for one in variants(experiment)] if experiment.sweep else [folder]
-    return lambda: [read_study(one) for one in folders]
+    folders = [join(folder, name) for name in variants(experiment)] if experiment.sweep else [folder]
+    return lambda: [read_study(study) for study in folders]
 
 
 def is_cluster(given: str) -> bool:

@@ -1,4 +1,4 @@
-"""How far a study is, from the small files in its folder: no ledger, no data, no space is opened."""
+"""Reads a study's status from the small files in its folder, without its ledger, data or space."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ EXPERIMENT, DEVICES = "experiment.yaml", "devices.json"
 TRAINED = "supernet/result.json"
 TRAINING, SUBNETS = f"supernet/{training_status.FILE}", f"subnets/{training_status.FILE}"
 STALE_SECONDS = 30.0
-"""Without news: training tells every second, a search every two, but checkpoints and exports take a while."""
+"""Age from which a status is stale: training writes every second, a search every two; checkpoints and exports pause both."""
 
 Step = Literal["begun", "train", "search", "finalists", "done"]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What is known of a study from outside.
+class StudyStatus:
+    """Status of a study, as read from outside its run.
 
     Attributes:
         name: of the study's folder.
         address: of the study's folder.
-        space: its name, or where it is found.
-        step: the one that the study is at; ``begun`` before anything is told of the first.
-        steps: those that it is to go through.
-        updated: when anything was last told, seconds since 1970.
-        training: of the supernet: as training publishes it.
-        search: what the search tells.
-        subnets: of finalists and anchors: as ``training``.
-        devices: how they are.
-        winners: with their metrics on the test split, once all are there.
-        gone: whether what told of the search is no more, for one that was seen through its actor.
+        space: its name, or its reference.
+        step: current step; ``begun`` before the first one publishes a status.
+        steps: all steps of the study.
+        updated: time of the last status, seconds since 1970.
+        training: status of the supernet's training.
+        search: status of the search.
+        subnets: status of the training of finalists and anchors.
+        devices: their status.
+        winners: finalists with their metrics on the test split, once all are trained.
+        gone: whether the search's actor is gone, for a search read through its actor.
     """
 
     name: str
@@ -61,46 +61,46 @@ class Seen:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more is to come."""
+        """Whether the study is finished or gone."""
         return self.step == "done" or self.gone
 
     def silence(self, now: float) -> float:
-        """Seconds without news, where there should be some; else 0."""
+        """Seconds since the last status if it is stale; else 0."""
         quiet = max(0.0, now - self.updated)
         stopped = self.step == "search" and self.search is not None and self.search.state == "stopped"
         return quiet if quiet > STALE_SECONDS and not self.over and not stopped else 0.0
 
 
-def read_study(folder: str) -> Seen:
-    """How far the study in a folder is.
+def read_study(folder: str) -> StudyStatus:
+    """Status of the study in a folder.
 
     Raises:
         StorageError: a file cannot be read.
-        StatusError, ExperimentError: a file holds something else.
+        StatusError, ExperimentError: a file has another format.
     """
     address = join(folder, EXPERIMENT)
     experiment = parse_experiment(read_bytes(address).decode(), address)
     steps = list(experiment.steps)
     written = _written(folder)
-    search, found = status.read(folder), winners.read(folder)
-    told = search.updated if search is not None else 0.0
-    return Seen(
+    search, finalists = status.read(folder), winners.read(folder)
+    updated = search.updated if search is not None else 0.0
+    return StudyStatus(
         name=basename(folder),
         address=folder,
         space=experiment.space if search is None else search.space,
         step=_step(steps, written, search),
         steps=steps,
-        updated=max(told, *written.values()),
+        updated=max(updated, *written.values()),
         training=training_status.read(join(folder, TRAINING)),
         search=search,
         subnets=training_status.read(join(folder, SUBNETS)),
         devices=Journal.read(join(folder, DEVICES)).devices,
-        winners=found or (),
+        winners=finalists or (),
     )
 
 
 def _step(steps: Sequence[str], written: Mapping[str, float], search: SearchStatus | None) -> Step:
-    """The step that the newest files are of."""
+    """The current step, by the files that exist."""
     if winners.FILE in written:
         return "done"
     if SUBNETS in written or (search is not None and search.state == "ended"):
@@ -111,12 +111,12 @@ def _step(steps: Sequence[str], written: Mapping[str, float], search: SearchStat
 
 
 def _written(folder: str) -> dict[str, float]:
-    """When each file that is there was last written, seconds since 1970."""
+    """Modification time of each existing file, seconds since 1970."""
     names = (EXPERIMENT, TRAINING, TRAINED, SUBNETS, DEVICES, winners.FILE)
     filesystem, path = locate(folder)
     try:
-        infos = filesystem.get_file_info([f"{path}/{one}" for one in names])
+        infos = filesystem.get_file_info([f"{path}/{name}" for name in names])
     except OSError as error:
         raise StorageError(f"{folder} must be a folder that can be read: {error}") from None
     times = zip(names, infos, strict=True)
-    return {one: info.mtime_ns / 1e9 for one, info in times if info.type != FileType.NotFound}
+    return {name: info.mtime_ns / 1e9 for name, info in times if info.type != FileType.NotFound}

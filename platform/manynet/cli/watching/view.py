@@ -1,4 +1,4 @@
-"""How far a run is, as a page that fits a terminal, or as a line where there is none."""
+"""Renders the status of runs: a page for terminals, a line elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manynet.cli.watching.plots import Axis, scatter, sparkline
-from manynet.cli.watching.study_folder import Seen
+from manynet.cli.watching.study_folder import StudyStatus
 from manynet.devices.journal import Status as DeviceStatus
 from manynet.records.conditions import LATENCY, Objective, parse_objectives
 from manynet.records.formatting import show
@@ -19,77 +19,77 @@ from manynet.telemetry.search_status import Member, SearchStatus
 from manynet.telemetry.training_status import TrainingStatus
 
 PLOT_WIDTH = 34
-"""The least that a plot beside the front's table takes."""
+"""Smallest width of a plot beside the front's table."""
 WIDEST_PLOT, WIDEST_COLUMN = 90, 24
 NAMES = {"train": "training", "search": "searching", "finalists": "finalists", "done": "done"}
 
 
-def page(seen: Sequence[Seen], width: int, height: int, now: float, note: str = "") -> RenderableType:
-    """All that is known, in ``height`` lines at most.
+def page(
+    studies: Sequence[StudyStatus], width: int, height: int, now: float, note: str = ""
+) -> RenderableType:
+    """Full status, in at most ``height`` lines.
 
     Args:
-        seen: one study, or several.
+        studies: one study, or several.
         width: of the terminal in characters.
         height: of the terminal in lines.
         now: seconds since 1970.
-        note: what went wrong in reading; shown with what was read before.
+        note: error of the last read; shown with the previous status.
     """
-    if not seen:
+    if not studies:
         return Group(Text("no search runs on this cluster now; waiting for one"), _footer(now, note))
-    if len(seen) > 1:
-        return Group(_rows(seen[: max(1, height - 3)], now), Text(), _footer(now, note))
-    return Group(*_study(seen[0], width, height - 1, now), _footer(now, note, seen[0]))
+    if len(studies) > 1:
+        return Group(_rows(studies[: max(1, height - 3)], now), Text(), _footer(now, note))
+    return Group(*_study(studies[0], width, height - 1, now), _footer(now, note, studies[0]))
 
 
-def line(seen: Sequence[Seen], now: float) -> str:
-    """All that is known in a line for each study; the same as long as nothing new is told."""
-    lines = [f"{one.name}: {_told(one)}{_doubt(one, now)}" for one in seen]
+def line(studies: Sequence[StudyStatus], now: float) -> str:
+    """Status of each study in one line, unchanged until there is news."""
+    lines = [f"{study.name}: {_news_line(study)}{_stale_note(study, now)}" for study in studies]
     return "\n".join(lines) or "no search runs on this cluster now"
 
 
-def _told(seen: Seen) -> str:
-    if seen.gone:
-        return f"its actor is gone, {seen.search.line if seen.search else 'nothing was told'}"
-    if seen.step == "train" and seen.training:
-        return (
-            f"training: step {seen.training['step']} of {seen.training['steps']}, {_training(seen.training)}"
-        )
-    if seen.step == "search":
-        return seen.search.line if seen.search else "searching: no candidate is evaluated yet"
-    if seen.step == "finalists":
-        return f"finalists: {_training(seen.subnets)}" if seen.subnets else "finalists: none is trained yet"
-    if seen.step == "done":
-        found = f", {len(seen.winners)} winners" if seen.winners else ""
-        return f"done{found}" + (f", {seen.search.line}" if seen.search else "")
-    return "begun; nothing is told of its training yet"
+def _news_line(study: StudyStatus) -> str:
+    if study.gone:
+        return f"its actor is gone, {study.search.line if study.search else 'without a status'}"
+    if study.step == "train" and study.training:
+        return f"training: step {study.training['step']} of {study.training['steps']}, {_training(study.training)}"
+    if study.step == "search":
+        return study.search.line if study.search else "searching: no candidate is evaluated yet"
+    if study.step == "finalists":
+        return f"finalists: {_training(study.subnets)}" if study.subnets else "finalists: none is trained yet"
+    if study.step == "done":
+        found = f", {len(study.winners)} winners" if study.winners else ""
+        return f"done{found}" + (f", {study.search.line}" if study.search else "")
+    return "begun; training has not reported yet"
 
 
-def _doubt(seen: Seen, now: float) -> str:
-    return " (no news: the driver may be gone)" if seen.silence(now) else ""
+def _stale_note(study: StudyStatus, now: float) -> str:
+    return " (no news: the driver may be gone)" if study.silence(now) else ""
 
 
-def _training(told: TrainingStatus) -> str:
-    return training_status.line(told) or "starting"
+def _training(status: TrainingStatus) -> str:
+    return training_status.line(status) or "starting"
 
 
-def _study(seen: Seen, width: int, height: int, now: float) -> list[RenderableType]:
-    """The page of one study but for its footer: head and devices as they are, the front in what is left."""
-    head: list[RenderableType] = [_title(seen), _progress(seen, width)]
-    if seen.search is not None:
-        head += _figures(seen.search, width)
-    shown = _at_work(seen.devices, 2 + height // 16)
+def _study(study: StudyStatus, width: int, height: int, now: float) -> list[RenderableType]:
+    """One study's page without its footer: head and devices in full, the front in the remaining lines."""
+    head: list[RenderableType] = [_title(study), _progress(study, width)]
+    if study.search is not None:
+        head += _figures(study.search, width)
+    shown = _at_work(study.devices, 2 + height // 16)
     foot: list[RenderableType] = [Text(), *map(_device, shown)] if shown else []
     left = height - len(head) - len(foot) - 1
-    body = _body(seen, width, left) if left >= 4 else []
+    body = _body(study, width, left) if left >= 4 else []
     return [*head, *([Text(), *body] if body else []), *foot]
 
 
-def _title(seen: Seen) -> Text:
-    at = seen.steps.index(seen.step) if seen.step in seen.steps else 0
-    over = len(seen.steps) if seen.step == "done" else at
+def _title(study: StudyStatus) -> Text:
+    at = study.steps.index(study.step) if study.step in study.steps else 0
+    over = len(study.steps) if study.step == "done" else at
     title = Text(no_wrap=True, overflow="ellipsis")
-    title.append(seen.name, "bold").append(f"  {seen.space}   ", "dim")
-    for index, step in enumerate(seen.steps):
+    title.append(study.name, "bold").append(f"  {study.space}   ", "dim")
+    for index, step in enumerate(study.steps):
         title.append(" › " if index else "", "dim")
         now = index == at and index >= over
         title.append(f"[{step}]" if now else step, "bold cyan" if now else "green" if index < over else "dim")
@@ -97,57 +97,57 @@ def _title(seen: Seen) -> Text:
     return title
 
 
-def _progress(seen: Seen, width: int) -> RenderableType:
-    """What the step is at: a bar and its figures, or a line."""
-    if seen.step == "done":
+def _progress(study: StudyStatus, width: int) -> RenderableType:
+    """Progress of the current step: a bar with figures, or a line."""
+    if study.step == "done":
         return Text("done", "bold green")
-    if seen.step == "train" and seen.training:
-        told = seen.training
-        return _bar("training", told["step"], told["steps"], "", _training(told), width)
-    if seen.step == "search" and seen.search:
+    if study.step == "train" and study.training:
+        training = study.training
+        return _bar("training", training["step"], training["steps"], "", _training(training), width)
+    if study.step == "search" and study.search:
         return _bar(
-            "search" if seen.search.state == "searching" else seen.search.state,
-            seen.search.done,
-            seen.search.evaluations,
-            f"{seen.search.done} of {seen.search.evaluations}",
-            _pace(seen.search),
+            "search" if study.search.state == "searching" else study.search.state,
+            study.search.done,
+            study.search.evaluations,
+            f"{study.search.done} of {study.search.evaluations}",
+            _pace(study.search),
             width,
         )
-    if seen.step == "finalists" and seen.subnets:
-        told = seen.subnets
-        share = told["number"] + told["step"] / max(1, told["steps"])
-        return _bar("finalists", share, told["jobs"], "", _training(told), width)
-    return Text(_told(seen), "italic")
+    if study.step == "finalists" and study.subnets:
+        training = study.subnets
+        share = training["number"] + training["step"] / max(1, training["steps"])
+        return _bar("finalists", share, training["jobs"], "", _training(training), width)
+    return Text(_news_line(study), "italic")
 
 
-def _bar(name: str, done: float, wanted: float, count: str, about: str, width: int) -> RenderableType:
+def _bar(name: str, done: float, total: float, count: str, about: str, width: int) -> RenderableType:
     row = Table.grid(padding=(0, 1))
     row.add_column(no_wrap=True)
     row.add_column(no_wrap=True)
     row.add_column(no_wrap=True)
     row.add_column(no_wrap=True, overflow="ellipsis")
-    share = done / wanted if wanted else 0.0
-    bar = ProgressBar(max(1.0, wanted), done, max(8, width // 5), complete_style="cyan")
+    share = done / total if total else 0.0
+    bar = ProgressBar(max(1.0, total), done, max(8, width // 5), complete_style="cyan")
     row.add_row(Text(name, "bold"), bar, f"{count} {share:.0%}".strip(), about)
     return row
 
 
-def _pace(told: SearchStatus) -> str:
-    if told.state != "searching":
+def _pace(search: SearchStatus) -> str:
+    if search.state != "searching":
         return ""
-    left = "" if told.seconds_left is None else f", {_duration(told.seconds_left)} left"
-    return f"{told.per_second:.2f} a second{left}"
+    left = "" if search.seconds_left is None else f", {_duration(search.seconds_left)} left"
+    return f"{search.per_second:.2f} a second{left}"
 
 
-def _figures(told: SearchStatus, width: int) -> list[RenderableType]:
-    idle = "" if told.idle_share is None else f", idle {told.idle_share:.0%}"
+def _figures(search: SearchStatus, width: int) -> list[RenderableType]:
+    idle = "" if search.idle_share is None else f", idle {search.idle_share:.0%}"
     counts = Text(no_wrap=True, overflow="ellipsis")
-    counts.append(f"front of {len(told.front)}   {told.evaluators} evaluators{idle}   ")
-    counts.append(f"{told.failed} failed", "bold red" if told.failed else "dim")
-    if told.constraints:
-        counts.append(f"   {' and '.join(told.constraints)}", "dim")
-    curve = Text(f"hypervolume {told.hypervolume:.4f}  ", no_wrap=True, overflow="ellipsis")
-    values = [value for _, value in told.hypervolumes]
+    counts.append(f"front of {len(search.front)}   {search.evaluators} evaluators{idle}   ")
+    counts.append(f"{search.failed} failed", "bold red" if search.failed else "dim")
+    if search.constraints:
+        counts.append(f"   {' and '.join(search.constraints)}", "dim")
+    curve = Text(f"hypervolume {search.hypervolume:.4f}  ", no_wrap=True, overflow="ellipsis")
+    values = [value for _, value in search.hypervolumes]
     first = f"{values[0]:.2f} " if values else ""
     curve.append(first, "dim")
     curve.append(sparkline(values, min(60, width - len(curve) - 8)), "cyan")
@@ -155,16 +155,16 @@ def _figures(told: SearchStatus, width: int) -> list[RenderableType]:
     return [counts, curve]
 
 
-def _body(seen: Seen, width: int, height: int) -> list[RenderableType]:
-    """Winners where there are some, then the front: as a table, and beside it as a plot."""
+def _body(study: StudyStatus, width: int, height: int) -> list[RenderableType]:
+    """Winners if there are any, then the front as a table, with a plot beside it."""
     body: list[RenderableType] = []
-    objectives = parse_objectives(seen.search.objectives) if seen.search else []
-    if seen.winners:
-        table, taken = _table(seen.winners, _columns(seen.winners, objectives), width, height // 2)
+    objectives = parse_objectives(study.search.objectives) if study.search else []
+    if study.winners:
+        table, taken = _table(study.winners, _columns(study.winners, objectives), width, height // 2)
         body, height = [table, Text()], height - taken - 1
-    if seen.search is None or not seen.search.front or height < 4:
+    if study.search is None or not study.search.front or height < 4:
         return body
-    front = seen.search.front
+    front = study.search.front
     columns = _columns(front, objectives)
     room = width - PLOT_WIDTH if len(objectives) > 1 else width
     table, _ = _table(front, columns, room, height)
@@ -177,14 +177,14 @@ def _body(seen: Seen, width: int, height: int) -> list[RenderableType]:
 
 
 def _columns(members: Sequence[Member], objectives: Sequence[Objective]) -> list[tuple[str, str]]:
-    """Names of metrics and how they are headed: objectives first, with the way that is better."""
+    """Names of metrics and their headings; objectives first, with their direction."""
     headed = {one.column: _heading(one) for one in objectives}
     names = dict.fromkeys([*headed, *(name for member in members for name in member.metrics)])
     return [(name, headed.get(name, name.removeprefix(LATENCY))) for name in names]
 
 
 def _heading(objective: Objective) -> str:
-    """An objective's name and the way that is better; its values carry the unit."""
+    """An objective's name and direction; its values carry the unit."""
     return f"{objective.column.removeprefix(LATENCY)} {'↑' if objective.maximise else '↓'}"
 
 
@@ -203,14 +203,14 @@ def _fitting(
 
 
 def _table_width(members: Sequence[Member], columns: Sequence[tuple[str, str]], width: int) -> int:
-    """Of the table of ``members`` where there is room for ``width`` characters."""
+    """Width of the table of ``members`` with space for ``width`` characters."""
     return sum(one[2] + 2 for one in _fitting(members, columns, width)) - 2
 
 
 def _table(
     members: Sequence[Member], columns: Sequence[tuple[str, str]], width: int, height: int
 ) -> tuple[RenderableType, int]:
-    """As many members as fit, best first, and the lines that takes."""
+    """Table of as many members as fit, best first, and its height in lines."""
     fitting = _fitting(members, columns, width)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for _, head, wide in fitting:
@@ -245,72 +245,76 @@ def _axis(objective: Objective, values: Sequence[float]) -> Axis:
 
 
 def _at_work(devices: Sequence[DeviceStatus], most: int) -> list[DeviceStatus]:
-    """Those that are not at their end, or were in the last run where all are."""
+    """Devices that have not ended; if all have, the last ones."""
     alive = [one for one in devices if one.state != "ended"]
     return (alive or list(devices))[-most:]
 
 
 def _device(device: DeviceStatus) -> Text:
     fine = device.state in ("in service", "starting", "ended")
-    told = Text(no_wrap=True, overflow="ellipsis")
-    told.append(device.device, "bold").append("  ")
-    told.append(device.state, "" if fine else "bold red")
-    told.append(f"  {device.measured} measured, drift {device.drift:+.1%}")
-    told.append(f", {device.refused} refused" if device.refused else "")
-    told.append(f"  {device.why}" if device.why else "", "" if fine and not device.why else "bold red")
-    told.append(f"  {device.actor}", "dim")
-    return told
+    text = Text(no_wrap=True, overflow="ellipsis")
+    text.append(device.device, "bold").append("  ")
+    text.append(device.state, "" if fine else "bold red")
+    text.append(f"  {device.measured} measured, drift {device.drift:+.1%}")
+    text.append(f", {device.refused} refused" if device.refused else "")
+    text.append(f"  {device.why}" if device.why else "", "" if fine and not device.why else "bold red")
+    text.append(f"  {device.actor}", "dim")
+    return text
 
 
-def _rows(seen: Sequence[Seen], now: float) -> Table:
+def _rows(studies: Sequence[StudyStatus], now: float) -> Table:
     """Several studies, a line each."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", expand=True)
-    widest = min(WIDEST_COLUMN, max(len(one.name) for one in seen))
+    widest = min(WIDEST_COLUMN, max(len(study.name) for study in studies))
     table.add_column("study", no_wrap=True, overflow="ellipsis", width=max(len("study"), widest))
     table.add_column("step", no_wrap=True)
     table.add_column("hypervolume", justify="right", no_wrap=True)
     table.add_column("front", justify="right", no_wrap=True)
-    table.add_column("told", no_wrap=True, overflow="ellipsis", ratio=1)
-    for one in seen:
-        search = one.search
+    table.add_column("news", no_wrap=True, overflow="ellipsis", ratio=1)
+    for study in studies:
+        search = study.search
         table.add_row(
-            Text(one.name, "bold"),
-            Text("gone" if one.gone else NAMES.get(one.step, one.step), "green" if one.over else "cyan"),
+            Text(study.name, "bold"),
+            Text(
+                "gone" if study.gone else NAMES.get(study.step, study.step), "green" if study.over else "cyan"
+            ),
             f"{search.hypervolume:.4f}" if search else "–",
             str(len(search.front)) if search else "–",
-            _news(one, now),
+            _news(study, now),
         )
     return table
 
 
-def _news(seen: Seen, now: float) -> Text:
-    """What is told, in short; how long ago comes first where it should not be long, because the end is cut."""
-    quiet, short = seen.silence(now), _short(seen)
+def _news(study: StudyStatus, now: float) -> Text:
+    """The status in short; its age comes first if stale, because the end may be cut off."""
+    quiet, short = study.silence(now), _short(study)
     if not quiet:
         return Text(short)
     return Text("; ".join(filter(None, [f"! no news for {_duration(quiet)}", short])), "bold red")
 
 
-def _short(seen: Seen) -> str:
-    if seen.step == "search" and seen.search:
-        failed = f", {seen.search.failed} failed" if seen.search.failed else ""
-        return f"{seen.search.done} of {seen.search.evaluations}{failed}, {_pace(seen.search)}".rstrip(", ")
-    if seen.step == "done":
-        return f"{len(seen.winners)} winners" if seen.winners else ""
-    return _told(seen).partition(": ")[2]
+def _short(study: StudyStatus) -> str:
+    if study.step == "search" and study.search:
+        failed = f", {study.search.failed} failed" if study.search.failed else ""
+        return f"{study.search.done} of {study.search.evaluations}{failed}, {_pace(study.search)}".rstrip(
+            ", "
+        )
+    if study.step == "done":
+        return f"{len(study.winners)} winners" if study.winners else ""
+    return _news_line(study).partition(": ")[2]
 
 
-def _footer(now: float, note: str, seen: Seen | None = None) -> Text:
+def _footer(now: float, note: str, study: StudyStatus | None = None) -> Text:
     footer = Text(no_wrap=True, overflow="ellipsis")
-    quiet = seen.silence(now) if seen else 0.0
+    quiet = study.silence(now) if study else 0.0
     if note:
         footer.append(f"! {note}   ", "bold red")
-    if seen and seen.gone:
+    if study and study.gone:
         footer.append("! its actor is gone: the search ended, or its driver died   ", "bold red")
     elif quiet:
         footer.append(f"! no news for {_duration(quiet)}: the driver may be gone   ", "bold red")
-    elif seen:
-        footer.append(f"last news {_duration(max(0.0, now - seen.updated))} ago   ", "dim")
+    elif study:
+        footer.append(f"last news {_duration(max(0.0, now - study.updated))} ago   ", "dim")
     return footer.append("Ctrl-C leaves", "dim")
 
 

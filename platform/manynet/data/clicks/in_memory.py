@@ -1,4 +1,4 @@
-"""Splits of click-through data that are held in memory."""
+"""Click-through data in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from manynet.data.base import Batch, Data
 from manynet.data.features import Features
 from manynet.data.order import Rows
-from manynet.data.row_access import HeldSplit
+from manynet.data.row_access import RandomAccessSplit
 from manynet.data.splitting import Parts
 
 
@@ -36,25 +36,25 @@ class Clicks:
         return len(self.labels)
 
     def take(self, rows: Rows) -> Clicks:
-        """Some rows, copied."""
-        # Twice as fast as indexing, which copies number by number.
+        """A copy of some rows."""
+        # Twice as fast as indexing, which copies element by element.
         return Clicks(self.dense.take(rows, 0), self.ids.take(rows, 0), self.labels.take(rows))
 
     @property
     def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.uint8]]:
-        """All three."""
+        """`dense`, `ids` and `labels`."""
         return self.dense, self.ids, self.labels
 
     def batch(self) -> Batch:
-        """As a network takes them: float32 `(B, dense_width)`, int64 `(B, ids_width)`, and float32 `(B,)`."""
-        # Every tensor is a copy: what Ray shares is read-only, and what is shuffled would be a view.
+        """Batch of all: float32 `(B, dense_width)`, int64 `(B, ids_width)`, and targets float32 `(B,)`."""
+        # Every tensor is a copy: arrays shared by Ray are read-only, and shuffled ones would be views.
         dense = torch.tensor(self.dense) if self.dense.shape[1] else torch.zeros(len(self), 1)
         inputs = dense, torch.tensor(self.ids, dtype=torch.int64)
         return Batch(inputs, torch.tensor(self.labels, dtype=torch.float32))
 
 
 @dataclass(frozen=True, eq=False)
-class ClickSplit(HeldSplit):
+class ClickSplit(RandomAccessSplit):
     """Click-through examples in memory."""
 
     clicks: Clicks
@@ -72,11 +72,11 @@ def clicks_in_memory(
     """Make a data set of examples in memory.
 
     Args:
-        name: as it was asked for.
+        name: as the user gave it.
         features: of every example.
         clicks: the examples of all splits.
         parts: rows of the three splits.
-        conversion: how raw values became features.
+        conversion: from raw values to features.
     """
     splits = {part: ClickSplit(clicks.take(rows)) for part, rows in parts._asdict().items()}
     content = hashlib.blake2b(repr(features).encode(), digest_size=8)

@@ -1,4 +1,4 @@
-"""From a folder of converted click-through data to a data set."""
+"""Loads a folder of converted click-through data."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ CONVERSION = {
 def load_clicks(name: str, folder: str, memory: int) -> Data:
     """Read a converted data set.
 
-    It is held in memory where it fits, and read while it is used otherwise. Either way a split's `batches`
-    are the same.
+    It is loaded into memory if it fits, and streamed otherwise. A split's `batches` are the same either way.
 
     Args:
-        name: as it was asked for.
+        name: as the user gave it.
         folder: its address.
         memory: bytes that the examples of all splits may take.
 
@@ -34,8 +33,8 @@ def load_clicks(name: str, folder: str, memory: int) -> Data:
     files = {split: _files(folder, split, schema) for split in ("train", "validation", "test")}
     # A float32 for each dense feature, an int32 for each id, and a byte for the label.
     row = 4 * (len(schema.features.dense) + schema.features.ids_width) + 1
-    make = _held if row * sum(map(len, files.values())) <= memory else StreamedClicks
-    splits: dict[str, Split] = {split: make(found) for split, found in files.items()}
+    make = _in_memory if row * sum(map(len, files.values())) <= memory else StreamedClicks
+    splits: dict[str, Split] = {split: make(split_files) for split, split_files in files.items()}
     conversion = {"source": schema.source, **CONVERSION}
     return Data(name, schema.digest, **splits, features=schema.features, conversion=conversion)
 
@@ -51,6 +50,6 @@ def _files(folder: str, split: str, schema: Schema) -> ClickFiles:
     return files
 
 
-def _held(files: ClickFiles) -> ClickSplit:
+def _in_memory(files: ClickFiles) -> ClickSplit:
     pieces = zip(*(piece.arrays for piece in files.read(files.fixed_order())), strict=True)
     return ClickSplit(Clicks(*(np.concatenate(arrays) for arrays in pieces)))

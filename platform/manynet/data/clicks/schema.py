@@ -1,4 +1,4 @@
-"""The schema.json of a converted data set: what its columns are, and what is known of its rows."""
+"""The schema.json of a converted data set: its columns and row counts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from manynet.data.base import DataError
 from manynet.data.features import Features
 from manynet.errors import InvalidValue
-from manynet.storage import StorageError, join, read_bytes, write_bytes
-from manynet.storage import exists as is_there
+from manynet.storage import StorageError, exists, join, read_bytes, write_bytes
 
 VERSION = 1
 FILE = "schema.json"
@@ -47,7 +46,7 @@ class Schema:
 
     @property
     def summary(self) -> str:
-        """A few lines for people."""
+        """A few lines for display."""
         lines = [
             f"{name}: {rows:,} rows, {self.positives[name] / rows:.2%} positive"
             for name, rows in self.rows.items()
@@ -59,17 +58,17 @@ class Schema:
 
 
 def schema_address(folder: str | Path) -> str:
-    """Where a converted data set's schema is."""
+    """Address of a converted data set's schema."""
     return join(folder, FILE)
 
 
 def is_finished(folder: str | Path) -> bool:
-    """Whether a folder holds a whole converted data set."""
-    return is_there(schema_address(folder))
+    """Whether a folder holds a complete converted data set."""
+    return exists(schema_address(folder))
 
 
 def write_schema(folder: str | Path, schema: Schema) -> None:
-    """Write the schema whole, or not at all: it makes a folder a converted data set.
+    """Write the schema atomically. It marks the data set as complete.
 
     Raises:
         DataError: if it cannot be written.
@@ -88,11 +87,11 @@ def read_schema(folder: str | Path) -> Schema:
         folder: its local path or pyarrow address.
 
     Raises:
-        DataError: if there is none, or it is none that this version reads.
+        DataError: if there is none, or this version cannot read it.
     """
     address = schema_address(folder)
     try:
-        if not is_there(address):
+        if not exists(address):
             raise DataError(
                 f"a converted data set must hold {FILE}, but {folder} does not: convert it (again)"
             )

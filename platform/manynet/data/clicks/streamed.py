@@ -1,8 +1,8 @@
-"""Splits of click-through data too large for memory: row groups of Parquet files, read while they are used.
+"""Click-through data streamed from row groups of Parquet files.
 
-Arrow reads them in a thread, not Ray Data in tasks as for images, where decoding is the work and is worth
-spreading. Here there is nothing to decode, and moving blocks between processes would cost more than reading them:
-`benchmarks/click_streaming.py` finds 1.4 million rows a CPU-second for Arrow against 0.2 million for Ray Data, of
+Arrow reads them in a thread. Images use tasks of Ray Data instead, because decoding is worth distributing. Here
+nothing is decoded, and moving blocks between processes would cost more than reading them:
+`benchmarks/click_streaming.py` measures 1.4 million rows a CPU-second for Arrow against 0.2 million for Ray Data, of
 Criteo's 13 + 26 features in mixed batches of 512.
 """
 
@@ -27,10 +27,10 @@ from manynet.data.order import Rows, check_batches, check_share, first, regroup,
 from manynet.data.parquet_files import RowGroups, group_rows, list_parquet, open_parquet, read_parquet
 from manynet.data.prefetch import prefetched
 
-# Rows that are mixed with one another in training: whole row groups, so that each is read once an epoch.
+# Size of the shuffle buffer in rows. It holds whole row groups, so that each is read once an epoch.
 WINDOW = 2**17
-# Windows that are read before they are asked for: with the one in use and the one being cut, four are held.
-AHEAD = 2
+# Windows to prefetch: with the one in use and the one being cut, four are in memory.
+PREFETCHED_WINDOWS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,37 +43,37 @@ class ClickFiles(RowGroups):
         return int(self.starts[-1])
 
     def order(self, random: np.random.Generator, window: int) -> Iterator[Rows]:
-        """All rows: row groups in random order, rows mixed among the groups that fill a window."""
-        held: list[Rows] = []
+        """All rows: row groups in random order, rows shuffled among the groups of a window."""
+        window_rows: list[Rows] = []
         for group in random.permutation(len(self.starts) - 1):
-            held.append(np.arange(self.starts[group], self.starts[group + 1]))
-            if sum(map(len, held)) >= window:
-                yield random.permutation(np.concatenate(held))
-                held = []
-        if held:
-            yield random.permutation(np.concatenate(held))
+            window_rows.append(np.arange(self.starts[group], self.starts[group + 1]))
+            if sum(map(len, window_rows)) >= window:
+                yield random.permutation(np.concatenate(window_rows))
+                window_rows = []
+        if window_rows:
+            yield random.permutation(np.concatenate(window_rows))
 
     def fixed_order(self) -> Iterator[Rows]:
-        """All rows in a mixed order that never changes, of which the first need few row groups."""
+        """All rows in a fixed shuffled order, whose first rows are in few row groups."""
         return self.order(generator("fixed order"), 1)
 
     def read(self, order: Iterator[Rows]) -> Iterator[Clicks]:
         """The examples of each piece of an order.
 
         Raises:
-            DataError: if a file cannot be read, or holds what the features do not allow.
+            DataError: if a file cannot be read, or does not match the features.
         """
         footers: dict[str, pq.FileMetaData] = {}
         for rows in order:
             groups = self.group_of(rows)
-            wanted = np.unique(groups)
-            sizes = np.diff(self.starts)[wanted]
-            read = self._read(wanted.tolist(), int(sizes.sum()), footers)
+            needed = np.unique(groups)
+            sizes = np.diff(self.starts)[needed]
+            read = self._read(needed.tolist(), int(sizes.sum()), footers)
             places = np.cumsum(sizes) - sizes
-            yield read.take(rows - self.starts[groups] + places[np.searchsorted(wanted, groups)])
+            yield read.take(rows - self.starts[groups] + places[np.searchsorted(needed, groups)])
 
     def _read(self, groups: list[int], count: int, footers: dict[str, pq.FileMetaData]) -> Clicks:
-        """Whole row groups, one after the other."""
+        """Read and concatenate whole row groups."""
         dense = np.empty((count, len(self.features.dense)), np.float32)
         ids = np.empty((count, self.features.ids_width), np.int32)
         labels = np.empty(count, np.uint8)
@@ -91,7 +91,7 @@ class ClickFiles(RowGroups):
 
     def _table(self, opened: pq.ParquetFile, group: int, path: str) -> pa.Table:
         names = [LABEL, *self.features.dense, *(feature.name for feature in self.features.categorical)]
-        # Only this thread: others are training.
+        # Single-threaded: the other threads train.
         return read_parquet(path, lambda: opened.read_row_group(group, columns=names, use_threads=False))
 
 
@@ -110,10 +110,10 @@ def find_clicks(address: str, features: Features) -> ClickFiles:
 
 
 def _fill(into: Clicks, table: pa.Table, features: Features, path: str) -> None:
-    """Write a row group's columns, each where it belongs.
+    """Copy a row group's columns into arrays.
 
     Raises:
-        DataError: naming the column that does not hold what it should.
+        DataError: naming the invalid column.
     """
     into.labels[:] = _numbers(table, LABEL, path)
     for at, name in enumerate(features.dense):
@@ -171,9 +171,9 @@ def _column(table: pa.Table, name: str, path: str) -> pa.ChunkedArray:
 
 @dataclass(frozen=True, eq=False)
 class StreamedClicks(Split):
-    """Click-through examples that are read when they are asked for.
+    """Click-through examples that are read lazily.
 
-    A window of row groups is read at once, by a thread, and held while its rows are used. Every worker reads
+    A window of row groups is read at once, by a thread, and kept in memory while its rows are used. Every worker reads
     every window and keeps its part: reading is cheap beside training, and the joint batches do not depend
     on the number of workers.
     """
@@ -205,7 +205,7 @@ class StreamedClicks(Split):
         )
 
     def divided(self, share: float, *, seed: int) -> tuple[Split, Split]:
-        # A part of a part must not be drawn by the same numbers.
+        # Nested divisions need draws of their own.
         drawn, rest = (
             replace(self, parts=(*self.parts, part)) for part in parts(share, seed + len(self.parts))
         )
@@ -218,5 +218,5 @@ class StreamedClicks(Split):
             yield rows
 
     def _read(self, order: Iterator[Rows], size: int) -> Iterator[Batch]:
-        pieces = prefetched(self.files.read(order), AHEAD)
+        pieces = prefetched(self.files.read(order), PREFETCHED_WINDOWS)
         return (Clicks(*arrays).batch() for arrays in regroup((piece.arrays for piece in pieces), size))

@@ -25,7 +25,7 @@ EXTENSIONS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm",
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The image files of a folder: paths relative to it, labels `(N,)`, and rows of the splits it names."""
+    """The image files of a folder: paths relative to it, labels `(N,)`, and rows of its split folders."""
 
     root: Path
     paths: list[str]
@@ -38,9 +38,9 @@ def load_images(
 ) -> Data:
     """Read `PATH/<class>/*.png|jpg|...`, or the same below `PATH/train`, `PATH/val(idation)`, `PATH/test`.
 
-    Labels are the places of class names in alphabetical order. Splits that are not there are taken off the
-    training images, a tenth each. The header of every file is read first; a set that fits in memory is
-    decoded at once, a larger one while it is used, by Ray tasks that must find the same path on every node.
+    Labels are indices of class names in alphabetical order. Missing splits are drawn from the training
+    images, a tenth each. The header of every file is read first. A set that fits in memory is decoded at once; a
+    larger one is streamed by Ray tasks, which need the same path on every node.
 
     Raises:
         DataError: naming the file or folder that is missing, empty or unreadable.
@@ -57,7 +57,7 @@ def list_images(path: str) -> Listing:
     """Find the classes and images of a folder without opening a file.
 
     Raises:
-        DataError: as `load_images` says.
+        DataError: see `load_images`.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
@@ -88,12 +88,12 @@ def list_images(path: str) -> Listing:
 def _split_folders(root: Path) -> dict[str, Path]:
     if not (root / "train").is_dir():
         return {"train": root}
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for folder in (root / name for name in NAMES if (root / name).is_dir()):
-        other = found.setdefault(NAMES[folder.name], folder)
+        other = folders.setdefault(NAMES[folder.name], folder)
         if other != folder:
             raise DataError(f"there must be one {NAMES[folder.name]} folder, but got {other} and {folder}")
-    return found
+    return folders
 
 
 def _folders(path: Path) -> list[str]:
@@ -130,11 +130,11 @@ def _decode(listing: Listing, shape: ImageShape) -> Pixels:
 
 @dataclass(frozen=True, eq=False)
 class FolderSource(Source):
-    """Image files that are opened one by one, so any order is as good as another.
+    """Image files, opened one by one: any order is equally cheap.
 
     Attributes:
         root: folder that `paths` start from.
-        paths: an Arrow array of strings: a million Python strings would be slow to send.
+        paths: an Arrow array: a million Python strings would be slow to send.
         sizes: of the files, in bytes.
     """
 
@@ -146,13 +146,13 @@ class FolderSource(Source):
 
     @classmethod
     def of(cls, listing: Listing, shape: ImageShape) -> FolderSource:
-        """Refer to listed files."""
+        """Source of the listed files."""
         sizes = np.array([os.path.getsize(listing.root / path) for path in listing.paths])
         root = str(listing.root.resolve())
         return cls(root, pa.array(listing.paths, pa.string()), sizes, listing.labels, shape)
 
     def order(self, rows: Rows, random: np.random.Generator | None = None) -> Iterator[Rows]:
-        # Drawn as splits in memory draw, so that a set gives the same batches from memory and from disk.
+        # The same draws as for splits in memory, so that batches are the same from memory and from disk.
         mixed = rows if random is None else rows[random.permutation(len(rows))]
         return (mixed[at : at + CHUNK] for at in range(0, len(mixed), CHUNK))
 
@@ -170,7 +170,7 @@ class FolderSource(Source):
 
 def _read_files(places: Columns, root: str, shape: ImageShape) -> Iterator[Columns]:
     files = [os.path.join(root, path) for path in places["path"]]
-    # Small yields keep what a task holds small; Ray Data joins them to blocks.
+    # Small yields bound a task's memory; Ray Data joins them to blocks.
     for at in range(0, len(files), 32):
         images = np.stack([decode(file, file, shape) for file in files[at : at + 32]])
         yield {"image": images, "label": places["label"][at : at + 32]}

@@ -1,4 +1,4 @@
-"""Folders of idx files, as MNIST and its likes are shipped (http://yann.lecun.com/exdb/mnist)."""
+"""Folders of idx files, the format of MNIST (http://yann.lecun.com/exdb/mnist)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ UNSIGNED_BYTE = 8
 
 
 def load_idx(name: str, path: str, *, channels: int | None, image_size: int | None, seed: int) -> Data:
-    """Read `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and, if there, their `t10k-` likes.
+    """Read `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and, if present, the same of `t10k-`.
 
     Files may be gzipped (`.gz`). Images are grey (idx3) or colour with channels last (idx4). With `t10k-`
     files those are the test split and training is split 9:1; without, 8:1:1.
 
     Raises:
-        DataError: naming the file that is missing, cut short, or not what its name says.
+        DataError: naming the file that is missing, truncated, or of another format than its name says.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -33,23 +33,23 @@ def load_idx(name: str, path: str, *, channels: int | None, image_size: int | No
     images, labels = _pair(folder, "train")
     given = {"train": np.arange(len(labels))}
     if _find(folder, "t10k", "images", (3, 4)) or _find(folder, "t10k", "labels", (1,)):
-        more, more_labels = _pair(folder, "t10k")
-        if more.shape[1:] != images.shape[1:]:
+        test_images, test_labels = _pair(folder, "t10k")
+        if test_images.shape[1:] != images.shape[1:]:
             raise DataError(
-                f"t10k images must be {images.shape[1:]} as the train images of {path} are, but got {more.shape[1:]}"
+                f"t10k images must be {images.shape[1:]} as the train images of {path} are, but got {test_images.shape[1:]}"
             )
-        given["test"] = np.arange(len(labels), len(labels) + len(more_labels))
-        images, labels = np.concatenate([images, more]), np.concatenate([labels, more_labels])
-    whole = labels.astype(np.int64)
+        given["test"] = np.arange(len(labels), len(labels) + len(test_labels))
+        images, labels = np.concatenate([images, test_images]), np.concatenate([labels, test_labels])
+    targets = labels.astype(np.int64)
     native = ImageShape(images.shape[3], images.shape[1], images.shape[2])
     pixels = conform(images, choose_shape([native], channels, image_size))
-    return in_memory(name, pixels, whole, split(whole, given, seed), seed)
+    return in_memory(name, pixels, targets, split(targets, given, seed), seed)
 
 
 def _pair(folder: Path, part: str) -> tuple[Pixels, Pixels]:
     """Images `(N, H, W, C)` and labels `(N,)`."""
-    images_path = _need(folder, part, "images", (3, 4))
-    labels_path = _need(folder, part, "labels", (1,))
+    images_path = _require(folder, part, "images", (3, 4))
+    labels_path = _require(folder, part, "labels", (1,))
     images, labels = _read(images_path, (3, 4)), _read(labels_path, (1,))
     if len(images) != len(labels):
         raise DataError(
@@ -79,12 +79,12 @@ def _find(folder: Path, part: str, kind: str, dimensions: Sequence[int]) -> Path
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _need(folder: Path, part: str, kind: str, dimensions: Sequence[int]) -> Path:
-    found = _find(folder, part, kind, dimensions)
-    if found is None:
+def _require(folder: Path, part: str, kind: str, dimensions: Sequence[int]) -> Path:
+    path = _find(folder, part, kind, dimensions)
+    if path is None:
         name = f"{part}-{kind}-idx{dimensions[0]}-ubyte"
         raise DataError(f"an idx folder must hold {name} or {name}.gz, but {folder} does not")
-    return found
+    return path
 
 
 def _read(path: Path, dimensions: Sequence[int]) -> Pixels:
@@ -98,8 +98,8 @@ def _read(path: Path, dimensions: Sequence[int]) -> Pixels:
         raise DataError(f"the magic number must be {allowed}, but {path} has 0x{content[:4].hex() or '0'}")
     start = 4 + 4 * content[3]
     shape = [int(size) for size in np.frombuffer(content[4:start].ljust(start - 4, b"\0"), dtype=">u4")]
-    # math.prod has no largest integer, which the sizes of a damaged header could pass.
-    want = start + math.prod(shape)
-    if want != len(content):
-        raise DataError(f"idx sizes {tuple(shape)} must give {want} bytes, but {path} has {len(content)}")
+    # Not NumPy's product: the sizes of a damaged header could overflow.
+    expected = start + math.prod(shape)
+    if expected != len(content):
+        raise DataError(f"idx sizes {tuple(shape)} must give {expected} bytes, but {path} has {len(content)}")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)

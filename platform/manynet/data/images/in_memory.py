@@ -1,4 +1,4 @@
-"""Splits of images that are held in memory as uint8."""
+"""Images in memory, as uint8."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from manynet.data.base import Batch, Data, Images
 from manynet.data.images.pixels import Pixels
 from manynet.data.order import Rows
-from manynet.data.row_access import HeldSplit
+from manynet.data.row_access import RandomAccessSplit
 from manynet.data.splitting import Parts
 
 CHUNK = 4096
@@ -27,18 +27,18 @@ class Normalisation:
 
     @classmethod
     def of(cls, images: Pixels) -> Normalisation:
-        """Measure uint8 images `(N, C, H, W)`; a constant channel counts as having deviation 1."""
+        """Statistics of uint8 images `(N, C, H, W)`; the deviation of a constant channel is set to 1."""
         total = np.zeros((2, images.shape[1]))
         for at in range(0, len(images), CHUNK):
             chunk = images[at : at + CHUNK].astype(np.float32) / 255
             total += [chunk.sum((0, 2, 3), dtype=np.float64), (chunk**2).sum((0, 2, 3), dtype=np.float64)]
         mean, square = total / (images.size / images.shape[1])
         std = np.sqrt(np.maximum(square - mean**2, 0))
-        # Below a thousandth of a grey level only rounding is left.
+        # Below a thousandth of a grey level it is rounding error.
         return cls(tuple(mean.tolist()), tuple(np.where(std < 4e-6, 1.0, std).tolist()))
 
     def batch(self, images: Pixels, labels: NDArray[np.int64]) -> Batch:
-        """Turn uint8 images `(B, C, H, W)` and labels `(B,)`, which it may keep, into a batch."""
+        """Normalised batch of uint8 images `(B, C, H, W)` and labels `(B,)`, without copying the labels."""
         std = 255 * torch.tensor(self.std).reshape(-1, 1, 1)
         mean = 255 * torch.tensor(self.mean).reshape(-1, 1, 1)
         inputs = torch.from_numpy(images).to(torch.float32).sub_(mean).div_(std)
@@ -46,7 +46,7 @@ class Normalisation:
 
 
 @dataclass(frozen=True, eq=False)
-class MemorySplit(HeldSplit):
+class MemorySplit(RandomAccessSplit):
     """Images in memory.
 
     Attributes:
@@ -64,7 +64,7 @@ class MemorySplit(HeldSplit):
         return len(self.labels)
 
     def take(self, rows: Rows) -> Batch:
-        # Indexing by rows copies, and so makes writable what Ray shares read-only.
+        # Indexing by rows copies, so the result is writable although Ray's shared arrays are read-only.
         return self.normalisation.batch(self.images[rows], self.labels[rows])
 
 
@@ -72,11 +72,11 @@ def in_memory(name: str, images: Pixels, labels: NDArray[np.int64], parts: Parts
     """Make a data set of decoded images.
 
     Args:
-        name: as it was asked for.
+        name: as the user gave it.
         images: uint8 `(N, C, H, W)`.
         labels: int64 `(N,)`.
         parts: rows of the three splits.
-        seed: that the splits were drawn by.
+        seed: of the splits.
     """
     normalisation = Normalisation.of(images[parts.train])
     train, validation, test = (MemorySplit(images[rows], labels[rows], normalisation) for rows in parts)

@@ -1,4 +1,4 @@
-"""Parquet files with a column of images and a column of labels, at any address that Arrow can open."""
+"""Parquet files with a column of images and a column of labels, at any address that pyarrow opens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from manynet.data.splitting import NAMES, split
 
 NAMED = re.compile(rf"({'|'.join(NAMES)})(?![a-z0-9])")
 SAMPLED_GROUPS = 4
-# Rows that are mixed with one another: whole row groups, so that each is read once an epoch.
+# Size of the shuffle buffer in rows. It holds whole row groups, so that each is read once an epoch.
 WINDOW = 2048
 
 
@@ -37,9 +37,9 @@ def load_parquet(
     The image column (`image`, `img`, ...) holds encoded files, structs with a field `bytes` as Hugging Face
     writes them, or arrays of pixels `(H, W)` or `(H, W, C)`. The label column (`label`, `labels`,
     `fine_label`, `target`) holds integers from 0. Splits are those of a column `split`, or of files or
-    folders named `train...`, `val...`, `test...`; what is missing is taken off the training rows, a tenth
-    each. A set too large for memory is read while it is used: row groups in random order, rows mixed within
-    a window of about 2048; the shape of its images is chosen by a sample.
+    folders named `train...`, `val...`, `test...`; missing ones are drawn from the training rows, a
+    tenth each. A set too large for memory is streamed: row groups in random order, rows shuffled within a
+    window of about 2048; the shape of its images is chosen by a sample.
 
     Raises:
         DataError: naming the file, the column or the row that is wrong.
@@ -61,15 +61,15 @@ def load_parquet(
 
 def _labels(files: Files) -> NDArray[np.int64]:
     column = files.columns.label
-    found = [labels_of(files.columns_of(at, [column])[column], path) for at, path in enumerate(files.paths)]
-    labels = np.concatenate(found)
+    by_file = [labels_of(files.columns_of(at, [column])[column], path) for at, path in enumerate(files.paths)]
+    labels = np.concatenate(by_file)
     if not len(labels):
         raise DataError(f"Parquet files must hold rows, but {files.root} holds none")
     return labels
 
 
 def _given(files: Files, count: int) -> dict[str, Rows]:
-    """Rows of the splits that the data set names itself."""
+    """Rows of the splits that the data set defines."""
     names = _split_column(files) if files.columns.split else _split_files(files)
     if names is None:
         return {"train": np.arange(count)}
@@ -96,9 +96,9 @@ def _split_files(files: Files) -> NDArray[np.object_] | None:
     if not any(named):
         return None
     if None in named:
-        odd = files.paths[named.index(None)]
+        unnamed = files.paths[named.index(None)]
         raise DataError(
-            f"either all files or none must be named for a split (train, val, test), but got {odd}"
+            f"either all files or none must be named for a split (train, val, test), but got {unnamed}"
         )
     return np.repeat(np.array(named, dtype=object), [sum(groups) for groups in files.groups])
 
@@ -107,15 +107,15 @@ def _shapes(
     files: Files, groups: list[int] | range, values: list[list[memoryview] | Pixels]
 ) -> list[ImageShape]:
     """Native shapes of the images of some row groups."""
-    found: list[ImageShape] = []
+    shapes: list[ImageShape] = []
     for group, images in zip(groups, values, strict=True):
         if isinstance(images, np.ndarray):
             height, width, channels = images.shape[1:]
-            found += [ImageShape(channels, height, width)] * len(images)
+            shapes += [ImageShape(channels, height, width)] * len(images)
             continue
         first = int(files.starts[group])
-        found += [probe(io.BytesIO(image), files.place(first + at)) for at, image in enumerate(images)]
-    return found
+        shapes += [probe(io.BytesIO(image), files.place(first + at)) for at, image in enumerate(images)]
+    return shapes
 
 
 def _decode(files: Files, values: list[list[memoryview] | Pixels], shape: ImageShape) -> Pixels:
@@ -171,11 +171,14 @@ class ParquetSource(Source):
 def _read_rows(places: Columns, files: Files, shape: ImageShape) -> Iterator[Columns]:
     rows = places["row"]
     groups = files.group_of(rows)
-    held = {group: files.images(group) for group in np.unique(groups).tolist()}
+    images_by_group = {group: files.images(group) for group in np.unique(groups).tolist()}
     insides = rows - files.starts[groups]
-    # Small yields keep what a task holds decoded small; Ray Data joins them to blocks.
+    # Small yields bound a task's decoded images; Ray Data joins them to blocks.
     for at in range(0, len(rows), 32):
-        some = slice(at, at + 32)
-        wanted = zip(groups[some].tolist(), insides[some].tolist(), rows[some].tolist(), strict=True)
-        images = [_pixels(held[group][inside], files.place(row), shape) for group, inside, row in wanted]
-        yield {"image": np.stack(images), "label": places["label"][some]}
+        chunk = slice(at, at + 32)
+        chunk_rows = zip(groups[chunk].tolist(), insides[chunk].tolist(), rows[chunk].tolist(), strict=True)
+        images = [
+            _pixels(images_by_group[group][inside], files.place(row), shape)
+            for group, inside, row in chunk_rows
+        ]
+        yield {"image": np.stack(images), "label": places["label"][chunk]}

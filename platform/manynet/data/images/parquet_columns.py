@@ -1,4 +1,4 @@
-"""Which columns of a Parquet file are images and labels, and what their values mean."""
+"""Finds the image and label columns of a Parquet file, and converts their values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LABEL_NAMES = ("label", "labels", "fine_label", "target")
 
 
 class Columns(NamedTuple):
-    """Names of the columns that matter; `split` is None if there is none."""
+    """Names of the columns; `split` is None if there is none."""
 
     image: str
     label: str
@@ -25,24 +25,27 @@ class Columns(NamedTuple):
 
 
 def find_columns(schema: pa.Schema, where: str) -> Columns:
-    """Recognise columns by their usual names, and refuse types that cannot be what they say.
+    """Find columns by their usual names, and check the type of the labels.
 
     Raises:
-        DataError: saying which names are known and which were found.
+        DataError: listing the known names and the file's own.
     """
-    image, label = _known(schema, "image", IMAGE_NAMES, where), _known(schema, "label", LABEL_NAMES, where)
+    image, label = (
+        _find_column(schema, "image", IMAGE_NAMES, where),
+        _find_column(schema, "label", LABEL_NAMES, where),
+    )
     if not pa.types.is_integer(schema.field(label).type):
         raise DataError(f"column {label!r} must hold integers, but {where} has {schema.field(label).type}")
     return Columns(image, label, "split" if "split" in schema.names else None)
 
 
-def _known(schema: pa.Schema, kind: str, names: Sequence[str], where: str) -> str:
-    found = next((name for name in names if name in schema.names), None)
-    if found is None:
+def _find_column(schema: pa.Schema, kind: str, names: Sequence[str], where: str) -> str:
+    column = next((name for name in names if name in schema.names), None)
+    if column is None:
         raise DataError(
             f"the {kind} column must be one of ({', '.join(names)}), but {where} has ({', '.join(schema.names)})"
         )
-    return found
+    return column
 
 
 def labels_of(column: pa.ChunkedArray, where: str) -> NDArray[np.int64]:
@@ -91,7 +94,7 @@ def _tensor(array: pa.Array, where: str) -> NDArray[np.generic]:
     if isinstance(array.type, pa.FixedShapeTensorType):
         return np.asarray(array.to_numpy_ndarray())
     if isinstance(array.type, pa.BaseExtensionType) and hasattr(array.type, "shape"):
-        return np.stack(list(array.to_numpy(zero_copy_only=False)))  # what Ray Data writes
+        return np.stack(list(array.to_numpy(zero_copy_only=False)))  # tensors written by Ray Data
     shape = [len(array)]
     while (
         pa.types.is_list(array.type)
@@ -99,7 +102,9 @@ def _tensor(array: pa.Array, where: str) -> NDArray[np.generic]:
         or pa.types.is_fixed_size_list(array.type)
     ):
         flat = array.flatten()
-        if len(array) * (length := len(flat) // max(1, len(array))) != len(flat) or not _even(array, length):
+        if len(array) * (length := len(flat) // max(1, len(array))) != len(flat) or not _all_of_length(
+            array, length
+        ):
             raise DataError(f"arrays of pixels must have one shape, but those of {where} differ")
         shape.append(length)
         array = flat
@@ -110,7 +115,7 @@ def _tensor(array: pa.Array, where: str) -> NDArray[np.generic]:
     return np.asarray(array.to_numpy(zero_copy_only=False)).reshape(shape)
 
 
-def _even(array: pa.Array, length: int) -> bool:
+def _all_of_length(array: pa.Array, length: int) -> bool:
     return array.null_count == 0 and bool(
         np.all(array.value_lengths().to_numpy(zero_copy_only=False) == length)
     )

@@ -1,4 +1,4 @@
-"""From files and arrays to uint8 pixels of one shape."""
+"""Decodes and resizes images to uint8 pixels of one shape."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ImageShape(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of one decoded image."""
+        """Bytes of one decoded image."""
         return self.channels * self.height * self.width
 
 
@@ -66,18 +66,18 @@ def probe(file: str | IO[bytes], name: str) -> ImageShape:
 
 
 def decode(file: str | IO[bytes], name: str, shape: ImageShape) -> Pixels:
-    """Read an image as uint8 `(C, H, W)` of `shape`.
+    """Decode an image to uint8 `(C, H, W)` of `shape`.
 
-    One of another size is scaled to cover it (bilinear, antialiased) and cut to its centre.
+    Other sizes are resized to cover it (bilinear, antialiased) and cropped at the centre.
 
     Raises:
-        DataError: if it cannot be read whole, naming it.
+        DataError: if it cannot be read completely, naming it.
     """
     mode = "L" if shape.channels == 1 else "RGB"
     size = (shape.width, shape.height)
     try:
         with Image.open(file) as image:
-            # A JPEG can be decoded at a half, a quarter or an eighth: several times faster.
+            # Decodes a JPEG at a half, a quarter or an eighth of its size: several times faster.
             image.draft(mode, size)
             return _fit(image.convert(mode), shape)
     except UNREADABLE as error:
@@ -85,12 +85,12 @@ def decode(file: str | IO[bytes], name: str, shape: ImageShape) -> Pixels:
 
 
 def unreadable(name: str, error: Exception) -> DataError:
-    """One line that names an image which cannot be read."""
+    """Error that names an unreadable image, in one line."""
     return DataError(f"images must be readable, but {name} is not: {first_line(error)}")
 
 
 def conform(images: Pixels, shape: ImageShape) -> Pixels:
-    """Bring an array of images `(N, H, W, C)` to uint8 `(N, C, H, W)` of `shape`, as `decode` does."""
+    """Convert an array of images `(N, H, W, C)` to uint8 `(N, C, H, W)` of `shape`, as `decode` does."""
     images = _recolour(images, shape.channels)
     if images.shape[1:3] == (shape.height, shape.width):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
@@ -98,29 +98,29 @@ def conform(images: Pixels, shape: ImageShape) -> Pixels:
     return np.stack([_fit(Image.fromarray(image), shape) for image in squeezed])
 
 
-def choose_shape(found: Sequence[ImageShape], channels: int | None, image_size: int | None) -> ImageShape:
-    """The one shape that images are brought to.
+def choose_shape(native: Sequence[ImageShape], channels: int | None, image_size: int | None) -> ImageShape:
+    """Choose the common shape of images.
 
     Images of one common size stay as they are, unless a side is longer than `image_size`. Others become
     squares of side `image_size`; without it, of the median of their shorter sides, at most 256.
 
     Args:
-        found: native shapes, of all images or of a sample.
-        channels: wanted; None is RGB if any image is in colour, else grey.
-        image_size: wanted side in pixels, or None.
+        native: shapes of all images or of a sample.
+        channels: of the result; None is RGB if any image is in colour, else grey.
+        image_size: side in pixels, or None.
     """
-    shapes = np.unique(np.array(found, dtype=np.int64), axis=0)
+    shapes = np.unique(np.array(native, dtype=np.int64), axis=0)
     channels = channels or int(shapes[:, 0].max())
     sizes = np.unique(shapes[:, 1:], axis=0)
     if len(sizes) == 1 and sizes.max() <= (image_size or sizes.max()):
         return ImageShape(channels, int(sizes[0, 0]), int(sizes[0, 1]))
-    median = int(np.median([min(shape.height, shape.width) for shape in found]))
+    median = int(np.median([min(shape.height, shape.width) for shape in native]))
     side = image_size or min(median, LARGEST_DEFAULT_SIDE)
     return ImageShape(channels, side, side)
 
 
 def threaded(function: Callable[[range], T], count: int) -> list[T]:
-    """Call `function` on consecutive ranges that cover `count`, in threads (Pillow frees the lock)."""
+    """Call `function` on consecutive ranges that cover `count`, in threads (Pillow releases the GIL)."""
     ranges = [range(at, min(at + CHUNK, count)) for at in range(0, count, CHUNK)]
     with ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as threads:
         return list(threads.map(function, ranges))
@@ -139,6 +139,6 @@ def _recolour(images: Pixels, channels: int) -> Pixels:
         return images
     if channels == 3:
         return np.repeat(images, 3, axis=3)
-    # ITU-R 601 luma in the fixed point that Pillow uses, so that files and arrays turn equally grey.
+    # ITU-R 601 luma in Pillow's fixed point, so that files and arrays give the same grey.
     luma = np.tensordot(images.astype(np.uint32), np.array([19595, 38470, 7471], dtype=np.uint32), axes=1)
     return ((luma + 0x8000) >> 16).astype(np.uint8)[..., None]

@@ -1,4 +1,4 @@
-"""Splits of images too large for memory: read and decoded by Ray Data, in the order training asks for."""
+"""Images streamed from storage: read and decoded by Ray Data, in training order."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from manynet.data.splitting import Parts
 SAMPLE = 1024
 PREFETCH = 4
 FEWEST_TASKS = 2
-# How many evaluators are taken to share the cluster: nobody tells a split.
+# Evaluators assumed to share the cluster: a split cannot know their number.
 EVALUATORS = 4
-# Pieces handed to Ray Data at a time: few enough to start at once, many enough that starting is rare.
-LEG = 128
+# Pieces of one Ray Data pipeline: few enough to start fast, many enough to start rarely.
+PIPELINE_PIECES = 128
 
 Columns = dict[str, NDArray[Any]]
 Reader = Callable[[Columns], Iterator[Columns]]
 
 
 class Source(ABC):
-    """Where images are, and in which order they are cheap to read. Pickles.
+    """Images in storage, and orders that are cheap to read. Picklable.
 
     Attributes:
-        shape: what every image is brought to.
+        shape: common shape of the decoded images.
         labels: int64 `(N,)` of all rows, of every split.
     """
 
@@ -45,11 +45,11 @@ class Source(ABC):
 
     @abstractmethod
     def order(self, rows: Rows, random: np.random.Generator | None = None) -> Iterator[Rows]:
-        """A random order of `rows`, or a fixed one, in pieces that one task reads well."""
+        """A random order of `rows`, or a fixed one, in pieces of a size for one task."""
 
     @abstractmethod
     def places(self, rows: Rows) -> pa.Table:
-        """What `reader` must know to read `rows`."""
+        """Input of `reader` for `rows`."""
 
     @abstractmethod
     def reader(self) -> Reader:
@@ -61,20 +61,20 @@ class Source(ABC):
 
     @abstractmethod
     def identity(self) -> bytes:
-        """Changes with the content, as far as can be told without reading it all."""
+        """Fingerprint of the content, without reading all of it."""
 
     def pieces(self, rows: Rows) -> pa.Table:
-        """What a task is given."""
+        """Input of a task: `places` and a column `label`."""
         return self.places(rows).append_column("label", pa.array(self.labels[rows]))
 
 
 @dataclass(frozen=True, eq=False)
 class StreamedSplit(Split):
-    """Images that Ray Data reads and decodes when they are asked for.
+    """Images that Ray Data reads and decodes lazily.
 
     Attributes:
         source: of all splits.
-        rows: which of its rows are this split's.
+        rows: this split's rows of the source.
         normalisation: of the training split.
     """
 
@@ -98,8 +98,8 @@ class StreamedSplit(Split):
         def epoch(number: int) -> Iterator[Rows]:
             return self.source.order(self.rows, generator("epoch", seed, number))
 
-        mine = share(epoch, len(self), size=size, start=start, rank=rank, world=world)
-        return self._read(mine, size // world, world)
+        own = share(epoch, len(self), size=size, start=start, rank=rank, world=world)
+        return self._read(own, size // world, world)
 
     def divided(self, share: float, *, seed: int) -> tuple[Split, Split]:
         places = np.arange(len(self))
@@ -107,26 +107,26 @@ class StreamedSplit(Split):
         return drawn, rest
 
     def _read(self, order: Iterator[Rows], size: int, readers: int) -> Iterator[Batch]:
-        pieces = (piece for leg in _legs(order) for piece in _run(self.source, leg, readers))
+        pieces = (piece for pipeline in _pipelines(order) for piece in _run(self.source, pipeline, readers))
         for images, labels in regroup(pieces, size):
-            # Ray's arrays may be read-only, and regrouping hands out views.
+            # Ray's arrays may be read-only, and regrouping yields views.
             yield self.normalisation.batch(images.copy(), labels.copy())
 
 
-def _legs(order: Iterator[Rows]) -> Iterator[list[Rows]]:
-    while leg := list(islice(order, LEG)):
-        yield leg
+def _pipelines(order: Iterator[Rows]) -> Iterator[list[Rows]]:
+    while pipeline := list(islice(order, PIPELINE_PIECES)):
+        yield pipeline
 
 
-def _run(source: Source, leg: list[Rows], readers: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Read pieces in their order, as one of `readers` that share the cluster.
+def _run(source: Source, pipeline: list[Rows], readers: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Read pieces in order, as one of `readers` on the cluster.
 
     Raises:
-        DataError: for what cannot be read, naming it.
+        DataError: naming an unreadable image.
     """
     import ray
 
-    data = ray.data.from_blocks([source.pieces(rows) for rows in leg])
+    data = ray.data.from_blocks([source.pieces(rows) for rows in pipeline])
     tasks = max(FEWEST_TASKS, int(ray.cluster_resources().get("CPU", 1)) // readers)
     data.context.execution_options.preserve_order = True
     data.context.enable_progress_bars = False
@@ -134,28 +134,28 @@ def _run(source: Source, leg: list[Rows], readers: int) -> Iterator[tuple[NDArra
     data = data.map_batches(
         source.reader(),
         batch_size=None,
-        # Workers may hold every CPU for as long as training lasts: a task that asks for one would never start.
+        # Training workers may hold every CPU: a task that requests one would never start.
         num_cpus=0,
-        compute=ray.data.TaskPoolStrategy(size=min(tasks, len(leg))),
+        compute=ray.data.TaskPoolStrategy(size=min(tasks, len(pipeline))),
     )
     try:
         for piece in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=PREFETCH):
             yield piece["image"], piece["label"]
     except DataError as error:
-        # Ray adds its own lines about retries below ours.
+        # Without Ray's further lines about retries.
         raise DataError(str(getattr(error, "cause", error)).splitlines()[0]) from None
 
 
 def streamed(name: str, source: Source, parts: Parts, seed: int) -> Data:
-    """Make a data set that is read while it is used.
+    """Make a streamed data set.
 
     The mean and deviation of its channels are those of a random sample of the training split.
 
     Args:
-        name: as it was asked for.
+        name: as the user gave it.
         source: of the images.
         parts: rows of the three splits.
-        seed: that the splits were drawn by.
+        seed: of the splits.
 
     Raises:
         DataError: if an image of the sample cannot be read.

@@ -1,4 +1,4 @@
-"""Published latencies, imported: what others measured becomes a ledger and tables of latency."""
+"""Imports published latencies into a ledger and latency tables."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _SOURCES = "fbnet:PATH, hat:FOLDER or timm:FOLDER"
 
 
 def import_published(source: str, folder: str | Path) -> Imported:
-    """Turn a published set of latencies into a folder that ``manynet transfer`` reads.
+    """Convert a published set of latencies to a folder for ``manynet transfer``.
 
     The folder gets ``ledger/`` (a record an architecture), ``tables/<device>.json`` (for each device whose
-    latency is exactly a sum over choices), the licence files that lie beside the source, and, last,
+    latency is exactly a sum over choices), the licence files beside the source, and, last,
     ``published.json``.
 
     Args:
-        source: ``fbnet:PATH``, ``hat:FOLDER`` or ``timm:FOLDER``; modules of these names say what is there.
-        folder: to write: new or empty; a local path or pyarrow address.
+        source: ``fbnet:PATH``, ``hat:FOLDER`` or ``timm:FOLDER``; the modules of these names document the formats.
+        folder: output, new or empty; a local path or pyarrow address.
 
     Returns:
-        What was imported, and what was left out.
+        A summary of imported and skipped rows.
 
     Raises:
-        PublishedError: for another source, a file that is not of its format, a device without one good time,
-            or a folder that holds something.
+        PublishedError: for another source, a file of another format, a device without any valid time, or a
+            folder that is not empty.
         manynet.data.base.DataError: for a file that cannot be read.
     """
     check_folder(folder)

@@ -1,7 +1,7 @@
-"""Is latency exactly a sum of one time an operator and layer, and if so, of which times?
+"""Tests whether latency is exactly a sum over operators and layers, and fits the times of the sum.
 
 Such sums are how FBNet (arXiv 1812.03443) and ProxylessNAS (arXiv 1812.00332) model latency, and some
-published latencies are nothing else.
+published latencies are exactly such sums.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from manynet.devices import DeviceName
 from manynet.latency.published.latencies import Choice, options
 from manynet.latency.table import LatencyTable
 
-# Published figures are rounded, but not as coarsely as this.
+# Relative tolerance, coarser than the rounding of published figures.
 EXACT = 1e-6
 
 Floats = NDArray[np.float64]
@@ -25,13 +25,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Additivity:
-    """How far a sum over choices tells a device's latency.
+    """How well a sum over choices fits a device's latency.
 
     Attributes:
-        largest: largest relative error of the best sum, over all nets; NaN where too few nets tell.
+        largest: largest relative error of the best sum, over all nets; NaN for too few nets.
         mean: mean of the same.
         table: the sum's times, where it is exact and no time is negative; else None.
-        verdict: the same for people.
+        verdict: the same as text.
     """
 
     largest: float
@@ -45,12 +45,12 @@ def additivity(
 ) -> Additivity:
     """Fit a time for each option of each choice by least squares.
 
-    A constant could move between choices without a sum changing. Here the fastest option of every choice
-    takes 0 ms and the table's ``network`` the rest: if any way leaves no time negative, this one does.
+    Constants can be moved between choices without changing a sum. Here the fastest option of every choice takes
+    0 ms and the table's ``network`` the rest: if any such form has no negative time, this one has none.
 
     Args:
         device: its name.
-        architectures: with the same keys; what no net has gets no row.
+        architectures: with the same keys; options that no net has get no row.
         milliseconds: of one example, one a net.
     """
     times = np.array(milliseconds)
@@ -77,7 +77,7 @@ def additivity(
 
 
 def _one_hot(architectures: Sequence[Mapping[str, Choice]]) -> tuple[list[str], Floats]:
-    """Names ``key=option`` of what the nets have, and whether each has it ``(nets, names)``."""
+    """Names ``key=option`` of all options, and their indicator matrix ``(nets, names)``."""
     names = [f"{key}={value}" for key, values in options(architectures).items() for value in values]
     places = {name: place for place, name in enumerate(names)}
     onehot = np.zeros((len(architectures), len(names)))
@@ -87,12 +87,12 @@ def _one_hot(architectures: Sequence[Mapping[str, Choice]]) -> tuple[list[str], 
 
 
 def _shifted(keys: Sequence[str], fitted: Floats, negligible: float) -> tuple[Floats, float]:
-    """Times whose smallest is 0 within each choice, and the constant that this leaves, both in ms."""
+    """Times shifted to a minimum of 0 within each choice, and the remaining constant, both in ms."""
     rows, network = fitted.copy(), 0.0
     for key in dict.fromkeys(keys):
         own = np.array([other == key for other in keys])
         network += float(fitted[own].min())
         rows[own] -= fitted[own].min()
-    # What least squares leaves of a 0 is dust; people read the table.
+    # Zeros that least squares leaves as tiny numbers are set to 0: the table is read by people.
     rows = np.array([float(f"{time:.12g}") for time in np.where(rows < negligible / len(keys), 0.0, rows)])
     return rows, 0.0 if abs(network) < negligible else float(f"{network:.12g}")

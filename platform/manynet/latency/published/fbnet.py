@@ -23,18 +23,18 @@ from manynet.devices import DeviceName
 from manynet.errors import first_line
 from manynet.latency.published.files import described, licences_beside, read_file
 from manynet.latency.published.latencies import (
-    Gathering,
     PublishedError,
     PublishedNet,
     PublishedSet,
+    RowCollector,
     published_measurement,
 )
 
 _LATENCY = "latency_ms/"
 _BATCH = re.compile(r"(?P<device>.+)_(?P<batch>1|32|64|256)")
-# The phone's own name ends like a batch.
+# This phone's name ends like a batch.
 _PHONE = "essential_ph_1"
-# What a file that is no npz, or a damaged one, makes NumPy and zipfile raise.
+# Errors of NumPy and zipfile for a damaged file or another format.
 _UNREADABLE = (
     *(ValueError, OSError, EOFError, AttributeError, TypeError, RuntimeError, MemoryError),
     *(zipfile.BadZipFile, zlib.error),
@@ -46,10 +46,10 @@ def read_fbnet(address: str) -> PublishedSet:
     """Read the file of arrays.
 
     Keys are ``layer0.operator`` and so on; options are the file's own names. A device becomes
-    ``<device>/fbnet``, or ``<device>/fbnet-batch32`` where its name tells a batch.
+    ``<device>/fbnet``, or ``<device>/fbnet-batch32`` where its name gives a batch.
 
     Raises:
-        PublishedError: for a file that is not of this format; it names what is missing or does not agree.
+        PublishedError: for a file that is not of this format; it names what is missing or inconsistent.
         manynet.data.base.DataError: for a file that cannot be read.
     """
     name = PurePosixPath(address).name
@@ -57,7 +57,7 @@ def read_fbnet(address: str) -> PublishedSet:
     arrays = _arrays(content, name)
     names = [str(operator) for operator in arrays["ops"]]
     layers = [f"layer{layer}.operator" for layer in range(arrays["arch"].shape[1])]
-    gathering = _gathered(arrays, names, layers)
+    collector = _gathered(arrays, names, layers)
     return PublishedSet(
         name="fbnet",
         source=described(
@@ -67,9 +67,9 @@ def read_fbnet(address: str) -> PublishedSet:
         licences=licences_beside(address),
         metric=None,
         choices={layer: names for layer in layers},
-        devices=gathering.devices(),
-        nets=[PublishedNet(arch, {}, times, {}) for arch, times in gathering.architectures()],
-        left_out=gathering.left_out,
+        devices=collector.devices(),
+        nets=[PublishedNet(arch, {}, times, {}) for arch, times in collector.architectures()],
+        left_out=collector.left_out,
         by_layer=True,
     )
 
@@ -88,11 +88,11 @@ def device_of(name: str) -> tuple[str, int]:
     return str(DeviceName.parse(device)), batch
 
 
-def _gathered(arrays: Mapping[str, NDArray[Any]], names: list[str], layers: list[str]) -> Gathering:
+def _gathered(arrays: Mapping[str, NDArray[Any]], names: list[str], layers: list[str]) -> RowCollector:
     architectures = [
         dict(zip(layers, (names[index] for index in row), strict=True)) for row in arrays["arch"].tolist()
     ]
-    gathering = Gathering()
+    collector = RowCollector()
     for key, times in arrays.items():
         if not key.startswith(_LATENCY):
             continue
@@ -103,8 +103,8 @@ def _gathered(arrays: Mapping[str, NDArray[Any]], names: list[str], layers: list
             measured = published_measurement(
                 device, hardware, "not published", "not published", milliseconds, batch
             )
-            gathering.add(architecture, measured)
-    return gathering
+            collector.add(architecture, measured)
+    return collector
 
 
 def _arrays(content: bytes, name: str) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""The files of a published set: found in a folder, unpacked, and read as columns."""
+"""Finds, decompresses and reads the files of a published set."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ _LICENCE = re.compile(r"(?i)(licen[cs]e|copying|notice).*")
 
 
 def read_matching(folder: str, pattern: re.Pattern[str]) -> dict[str, bytes]:
-    """Contents, unpacked, of a folder's files whose names match, by name without ``.gz``, sorted.
+    """Decompressed contents of a folder's files with matching names, by name without ``.gz``, sorted.
 
     Raises:
         PublishedError: if there is no such folder.
         manynet.data.base.DataError: for a file that cannot be read.
     """
     return {
-        file.name.removesuffix(".gz"): _unpacked(file)
+        file.name.removesuffix(".gz"): _decompressed(file)
         for file in sorted(_files(folder), key=lambda file: file.name)
         if pattern.fullmatch(file.name.removesuffix(".gz"))
     }
 
 
 def read_file(address: str) -> bytes:
-    """A file, unpacked.
+    """Decompressed content of a file.
 
     Raises:
         manynet.data.base.DataError: if it cannot be read.
     """
     system, path = locate(expanduser(address))
-    return _unpacked(RawFile(system, path, 0))
+    return _decompressed(RawFile(system, path, 0))
 
 
 def licences_beside(address: str) -> dict[str, bytes]:
@@ -50,17 +50,17 @@ def licences_beside(address: str) -> dict[str, bytes]:
     system, path = locate(expanduser(address))
     folder = str(PurePosixPath(path).parent) if system.get_file_info(path).is_file else path
     return {
-        info.base_name: _unpacked(RawFile(system, info.path, info.size))
+        info.base_name: _decompressed(RawFile(system, info.path, info.size))
         for info in system.get_file_info(pa.fs.FileSelector(folder))
         if info.is_file and _LICENCE.fullmatch(info.base_name)
     }
 
 
 def columns(content: bytes, name: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
-    """Columns of delimited text; a number that cannot be read, or is missing, is NaN.
+    """Columns of delimited text; invalid and missing numbers are NaN.
 
     Raises:
-        PublishedError: for what is not delimited text, or lacks a column.
+        PublishedError: for other than delimited text, or a missing column.
     """
     try:
         table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
@@ -78,7 +78,7 @@ def columns(content: bytes, name: str, texts: tuple[str, ...], numbers: tuple[st
 
 
 def described(what: str, contents: Mapping[str, bytes]) -> str:
-    """One line on what a set was made from, with a digest of its unpacked files."""
+    """Provenance of a set in one line, with a digest of its decompressed files."""
     digest = hashlib.sha256()
     for name, content in sorted(contents.items()):
         digest.update(f"{name} {len(content)}\n".encode() + content)
@@ -89,15 +89,15 @@ def described(what: str, contents: Mapping[str, bytes]) -> str:
 def _files(folder: str) -> list[RawFile]:
     try:
         system, path = locate(expanduser(folder))
-        found = system.get_file_info(pa.fs.FileSelector(path))
+        infos = system.get_file_info(pa.fs.FileSelector(path))
     except OSError as error:
         raise PublishedError(
             f"source must be a folder that can be read, but got {folder!r}: {error}"
         ) from None
-    return [RawFile(system, info.path, info.size) for info in found if info.is_file]
+    return [RawFile(system, info.path, info.size) for info in infos if info.is_file]
 
 
-def _unpacked(file: RawFile) -> bytes:
+def _decompressed(file: RawFile) -> bytes:
     with open_raw(file) as (stream, _):
         content: bytes = stream.read()
     return content

@@ -1,4 +1,4 @@
-"""The folder that an imported set becomes."""
+"""Writes the folder of an imported set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ import pyarrow.fs
 
 from manynet.devices import DeviceName
 from manynet.latency.published.additive import Additivity, additivity
-from manynet.latency.published.latencies import PublishedError, PublishedNet, PublishedSet, an_example
+from manynet.latency.published.latencies import (
+    PublishedError,
+    PublishedNet,
+    PublishedSet,
+    milliseconds_per_example,
+)
 from manynet.records.ledger import Ledger, Record, record_key
 from manynet.storage import join, locate, write_bytes
 
@@ -27,10 +32,10 @@ class DeviceSummary:
 
     Attributes:
         device: its name.
-        nets: that it has a latency of.
+        nets: number of nets with a latency on it.
         fastest, slowest: latency of one example, ms.
-        left_out: how many rows were not taken, by reason.
-        additivity: whether latency is a sum over choices; None where choices are no operators of layers.
+        left_out: number of skipped rows, by reason.
+        additivity: whether latency is a sum over choices; None where choices are not operators of layers.
     """
 
     device: str
@@ -49,8 +54,8 @@ class Imported:
         name: of the set.
         metric: ``accuracy`` or None.
         nets: records in the ledger.
-        with_metric: those of them that have the metric.
-        devices: one summary a device.
+        with_metric: records that have the metric.
+        devices: a summary of each device.
     """
 
     name: str
@@ -61,24 +66,24 @@ class Imported:
 
 
 def check_folder(folder: str | Path) -> None:
-    """See that a folder is free: it holds nothing, or is not there.
+    """Check that a folder is empty or does not exist.
 
     Raises:
-        PublishedError: for a file, or a folder that holds something.
+        PublishedError: for a file, or a folder that is not empty.
     """
     system, path = locate(folder)
     if system.get_file_info(path).is_file:
         raise PublishedError(f"the output must be a new folder, but {folder} is a file")
-    held = system.get_file_info(pa.fs.FileSelector(path, allow_not_found=True))
-    if held:
-        raise PublishedError(f"the output must be a new folder, but {folder} holds {held[0].base_name}")
+    entries = system.get_file_info(pa.fs.FileSelector(path, allow_not_found=True))
+    if entries:
+        raise PublishedError(f"the output must be a new folder, but {folder} holds {entries[0].base_name}")
 
 
 def write_set(published: PublishedSet, folder: str | Path) -> Imported:
     """Write a set's ledger, tables, licences and, last, ``published.json``.
 
     Raises:
-        manynet.ManynetError: if that is not possible.
+        manynet.ManynetError: if they cannot be written.
     """
     devices = tuple(_summary(published, device) for device in published.devices)
     Ledger(join(folder, "ledger")).write_all(_records(published))
@@ -99,16 +104,21 @@ def write_set(published: PublishedSet, folder: str | Path) -> Imported:
 
 
 def _summary(published: PublishedSet, device: str) -> DeviceSummary:
-    found: list[tuple[PublishedNet, float]] = [
-        (net, an_example(one)) for net in published.nets for one in net.measurements if one.device == device
+    timed_nets: list[tuple[PublishedNet, float]] = [
+        (net, milliseconds_per_example(measured))
+        for net in published.nets
+        for measured in net.measurements
+        if measured.device == device
     ]
-    times = [time for _, time in found]
-    fit = additivity(device, [net.architecture for net, _ in found], times) if published.by_layer else None
+    times = [time for _, time in timed_nets]
+    fit = (
+        additivity(device, [net.architecture for net, _ in timed_nets], times) if published.by_layer else None
+    )
     return DeviceSummary(device, len(times), min(times), max(times), published.left_out.get(device, {}), fit)
 
 
 def _records(published: PublishedSet) -> list[Record]:
-    """One record a net; metrics hold ms of one example, measurements those of a run of the whole batch."""
+    """A record for each net; its metrics are ms of one example, its measurements ms of the whole batch."""
     space = _space(published.name, published.choices)
     columns = {device: DeviceName.parse(device).column for device in published.devices}
     return [
@@ -120,7 +130,13 @@ def _records(published: PublishedSet) -> list[Record]:
             architecture=net.architecture,
             data=_ORIGIN,
             protocol=_ORIGIN,
-            metrics={**net.metrics, **{columns[one.device]: an_example(one) for one in net.measurements}},
+            metrics={
+                **net.metrics,
+                **{
+                    columns[measured.device]: milliseconds_per_example(measured)
+                    for measured in net.measurements
+                },
+            },
             measurements=[one.to_dict() for one in net.measurements],
             details=net.details,
         )

@@ -1,8 +1,7 @@
 """Latencies of transformers for translation, as measured for HAT (arXiv 2005.14187).
 
 A folder of delimited text, a file for each task and device, such as ``wmt14ende_cpu_raspberrypi_all.csv``.
-Choices are given as HAT's predictors take them: of what differs from layer to layer, only the mean over
-layers is published. Latency is that of translating one sentence: encoder and decoder together.
+Choices are those of HAT's predictors: for choices of each layer, only the mean over layers is published. Latency is that of translating one sentence: encoder and decoder together.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from typing import Any
 from manynet.latency.published.files import columns, described, licences_beside, read_matching
 from manynet.latency.published.latencies import (
     Choice,
-    Gathering,
     PublishedError,
     PublishedNet,
     PublishedSet,
+    RowCollector,
     is_positive,
     options,
     published_measurement,
@@ -37,14 +36,14 @@ _TIMES = ("latency_mean_encoder", "latency_mean_decoder", "latency_std_encoder",
 
 
 def read_hat(folder: str) -> PublishedSet:
-    """Read the folder; files with other names are passed by.
+    """Read the folder; files with other names are ignored.
 
     A device becomes ``<device>/hat-<task>``: tasks differ in vocabulary and length, so that their times do
-    not compare. Deviations of encoder and decoder are taken as independent. Two nets that agree in all that
-    is published count as one: the first row stays, later ones are left out.
+    not compare. Deviations of encoder and decoder are assumed to be independent. Nets that are the same in all
+    published choices count as one: the first row is kept.
 
     Raises:
-        PublishedError: for a folder or file that is not of this format.
+        PublishedError: for a folder or file of another format.
         manynet.data.base.DataError: for a file that cannot be read.
     """
     contents = read_matching(folder, _FILE)
@@ -52,15 +51,15 @@ def read_hat(folder: str) -> PublishedSet:
         raise PublishedError(
             f"a folder of HAT must hold <task>_<cpu or gpu>_<device>_all.csv, but {folder} does not"
         )
-    gathering = Gathering()
+    collector = RowCollector()
     for name, content in contents.items():
         match = _FILE.fullmatch(name)
         assert match is not None
         _gather(
-            gathering, columns(content, name, (), (*_WHOLE, *_MEANS, *_TIMES)), match["device"], match["task"]
+            collector, columns(content, name, (), (*_WHOLE, *_MEANS, *_TIMES)), match["device"], match["task"]
         )
-    devices = gathering.devices()
-    nets = [PublishedNet(arch, {}, times, {}) for arch, times in gathering.architectures()]
+    devices = collector.devices()
+    nets = [PublishedNet(arch, {}, times, {}) for arch, times in collector.architectures()]
     return PublishedSet(
         name="hat",
         source=described("latencies of HAT's transformers (arXiv 2005.14187)", contents),
@@ -70,22 +69,22 @@ def read_hat(folder: str) -> PublishedSet:
         choices=options([net.architecture for net in nets]),
         devices=devices,
         nets=nets,
-        left_out=gathering.left_out,
+        left_out=collector.left_out,
     )
 
 
-def _gather(gathering: Gathering, rows: Any, label: str, task: str) -> None:
+def _gather(collector: RowCollector, rows: Any, label: str, task: str) -> None:
     device = f"{label}/hat-{task}"
     hardware = f"{label}, {task}, as published by HAT (arXiv 2005.14187)"
     for row in rows.to_dict("records"):
         architecture = _architecture(row)
         parts = [row["latency_mean_encoder"], row["latency_mean_decoder"]]
-        # A bad part would hide in the sum.
+        # An invalid part may not show in the sum.
         if architecture is None or not all(map(is_positive, parts)):
-            gathering.skip(device)
+            collector.skip(device)
             continue
         deviation = math.hypot(row["latency_std_encoder"], row["latency_std_decoder"])
-        gathering.add(
+        collector.add(
             architecture,
             published_measurement(
                 device, hardware, "not published", "float32", sum(parts), deviation=deviation

@@ -1,4 +1,4 @@
-"""What every published set becomes: architectures, and what each took on which device."""
+"""Common form of published sets: architectures, and their latencies by device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REPEATED = "repeated"
 
 
 class PublishedError(ManynetError, ValueError):
-    """A published set is not of its format, or cannot be written where it should be."""
+    """A published set is not of its format, or cannot be written to its folder."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class PublishedNet:
 
     Attributes:
         architecture: flat dict of its choices.
-        metrics: ``accuracy`` (share), ``parameters``, ``macs``, as far as published.
+        metrics: ``accuracy`` (share), ``parameters``, ``macs``, where published.
         measurements: its latencies, at most one a device.
-        details: anything else worth keeping.
+        details: further facts.
     """
 
     architecture: Mapping[str, Choice]
@@ -48,14 +48,14 @@ class PublishedSet:
 
     Attributes:
         name: of the set.
-        source: what it was made from, one line.
+        source: provenance, one line.
         licence: of the data.
         licences: contents of the licence files beside the data, by their names.
         metric: ``accuracy``, or None where the set has latencies alone.
         choices: options of each key of its architectures.
         devices: names, in the order of the source.
-        nets: the architectures with at least one good time.
-        left_out: how many rows were not taken, by device and by reason.
+        nets: the architectures with at least one valid time.
+        left_out: number of skipped rows, by device and by reason.
         by_layer: whether choices are operators of layers, so that latency may be a sum of their times.
     """
 
@@ -71,11 +71,11 @@ class PublishedSet:
     by_layer: bool = False
 
 
-class Gathering:
-    """Collects rows, an architecture on a device each, by architecture.
+class RowCollector:
+    """Groups rows (an architecture on a device) by architecture.
 
     Attributes:
-        left_out: how many rows were not taken, by device and by reason.
+        left_out: number of skipped rows, by device and by reason.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Gathering:
         self._rows: Counter[str] = Counter()
 
     def add(self, architecture: Mapping[str, Choice], measurement: Measurement) -> None:
-        """Take a row, or count it as left out; the first of a repeated one stays."""
+        """Add a row, or count it as skipped; of repeated rows the first is kept."""
         device = measurement.device
         if not is_positive(measurement.milliseconds):
             self.skip(device)
@@ -97,15 +97,15 @@ class Gathering:
         times[device] = measurement
 
     def skip(self, device: str, reason: str = _NO_TIME) -> None:
-        """Count a row that is not taken."""
+        """Count a skipped row."""
         self._rows[device] += 1
         self.left_out.setdefault(device, Counter())[reason] += 1
 
     def devices(self) -> list[str]:
-        """All devices, in the order they came.
+        """All devices, in order of arrival.
 
         Raises:
-            PublishedError: for a device without one good row.
+            PublishedError: for a device without any valid time.
         """
         for device, count in self._rows.items():
             if self.left_out.get(device, Counter())[_NO_TIME] == count:
@@ -113,12 +113,12 @@ class Gathering:
         return list(self._rows)
 
     def architectures(self) -> list[tuple[dict[str, Choice], list[Measurement]]]:
-        """Each architecture with its measurements, in the order they came."""
+        """Each architecture with its measurements, in order of arrival."""
         return [(dict(items), list(times.values())) for items, times in self._times.items()]
 
 
 def is_positive(value: float) -> bool:
-    """Whether a number can be a time or a size: finite and more than 0."""
+    """Whether a number is a valid time or size: finite and more than 0."""
     return math.isfinite(value) and value > 0
 
 
@@ -131,9 +131,9 @@ def published_measurement(
     batch: int = 1,
     deviation: float = 0.0,
 ) -> Measurement:
-    """A measurement as others published it.
+    """A measurement from published figures.
 
-    What is not published is 0 (threads, samples, and the spread where there is no deviation).
+    Unpublished fields are 0 (threads, samples, and the spread where there is no deviation).
 
     Args:
         device: its name.
@@ -162,13 +162,13 @@ def published_measurement(
     )
 
 
-def an_example(measurement: Measurement) -> float:
-    """Milliseconds of one example: the time of a run divided by its batch."""
+def milliseconds_per_example(measurement: Measurement) -> float:
+    """Milliseconds per example: the time of a run divided by its batch."""
     return measurement.milliseconds / measurement.batch
 
 
 def options(architectures: Sequence[Mapping[str, Choice]]) -> dict[str, list[Choice]]:
-    """The options that each key takes among architectures that share their keys, sorted."""
+    """Options of each key, sorted, over architectures with the same keys."""
     return {key: sorted({arch[key] for arch in architectures}, key=_order) for key in architectures[0]}
 
 

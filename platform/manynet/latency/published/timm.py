@@ -1,10 +1,10 @@
 """timm's published inference benchmarks and ImageNet results (github.com/huggingface/pytorch-image-models).
 
 A folder of delimited text: ``benchmark-infer-<precision>-<layout>-pt<version>-<cu<version> or
-cpu>-<device>.csv``, with ``-dynamo`` at its end where torch.compile was used, and ``results-imagenet.csv``. A
+cpu>-<device>.csv``, with ``-dynamo`` at the end for torch.compile, and ``results-imagenet.csv``. A
 row's time is that of a step of the whole batch, at a batch that differs from row to row. So the latency of an
-example is the time of a step divided by its batch, which tells of throughput more than of waiting; each
-measurement keeps step and batch.
+example is the time of a step divided by its batch, which reflects throughput more than latency; each measurement
+keeps step and batch.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pandas as pd
 
 from manynet.latency.published.files import columns, described, licences_beside, read_matching
 from manynet.latency.published.latencies import (
-    Gathering,
     PublishedError,
     PublishedNet,
     PublishedSet,
+    RowCollector,
     is_positive,
     options,
     published_measurement,
@@ -40,7 +40,7 @@ _KEYS = ["model", "img_size"]
 
 
 class _Setting(NamedTuple):
-    """What the name of a file tells: Manynet's name for the device, what it was, version and precision."""
+    """Parsed file name: Manynet's name for the device, hardware, version and precision."""
 
     device: str
     hardware: str
@@ -49,7 +49,7 @@ class _Setting(NamedTuple):
 
 
 def read_timm(folder: str) -> PublishedSet:
-    """Read the folder; files with other names, such as those of training, are passed by.
+    """Read the folder; files with other names, such as those of training, are ignored.
 
     A device becomes ``<device>/<precision>-<layout>-pt<version>-<cuda>``, with ``-dynamo``. An architecture
     is a model's name, without a tag, with its image size. Its accuracy is the best top-1 published for that
@@ -59,7 +59,7 @@ def read_timm(folder: str) -> PublishedSet:
     network's branches first.
 
     Raises:
-        PublishedError: for a folder or file that is not of this format.
+        PublishedError: for a folder or file of another format.
         manynet.data.base.DataError: for a file that cannot be read.
     """
     contents = read_matching(folder, _FILES)
@@ -68,12 +68,12 @@ def read_timm(folder: str) -> PublishedSet:
         raise PublishedError(f"a folder of timm's results must hold {missing}, but {folder} does not")
     best = _best(contents[_RESULTS])
     rows = {_setting(name): _rows(content, name) for name, content in contents.items() if name != _RESULTS}
-    gathering = Gathering()
+    collector = RowCollector()
     for setting, table in rows.items():
-        _gather(gathering, setting, table)
+        _gather(collector, setting, table)
     costs = _costs(list(rows.values()))
-    devices = gathering.devices()
-    nets = [_net(arch, times, best, costs) for arch, times in gathering.architectures()]
+    devices = collector.devices()
+    nets = [_net(arch, times, best, costs) for arch, times in collector.architectures()]
     return PublishedSet(
         name="timm",
         source=described("timm's inference benchmarks and ImageNet results", contents),
@@ -83,7 +83,7 @@ def read_timm(folder: str) -> PublishedSet:
         choices=options([net.architecture for net in nets]),
         devices=devices,
         nets=nets,
-        left_out=gathering.left_out,
+        left_out=collector.left_out,
     )
 
 
@@ -94,7 +94,7 @@ def _setting(name: str) -> _Setting:
             "timm's benchmarks must be named benchmark-infer-<precision>-<nchw or nhwc>-pt<version>"
             f"-<cu<version> or cpu>-<device>.csv, but got {name}"
         )
-    # Some files leave out what kind of card their four digits are.
+    # Some files omit the prefix of a card's four digits.
     label = f"rtx{match['device']}" if match["device"].isdigit() else match["device"]
     software = f"pt{match['torch']}-{match['cuda']}"
     tool = f"{match['precision']}-{match['layout']}-{software}"
@@ -123,12 +123,12 @@ def _rows(content: bytes, name: str) -> pd.DataFrame:
     )
 
 
-def _gather(gathering: Gathering, setting: _Setting, table: pd.DataFrame) -> None:
+def _gather(collector: RowCollector, setting: _Setting, table: pd.DataFrame) -> None:
     for row in table.to_dict("records"):
         if not (row["model"] and is_positive(row["batch"]) and is_positive(row["img_size"])):
-            gathering.skip(setting.device)
+            collector.skip(setting.device)
             continue
-        gathering.add(
+        collector.add(
             {"model": row["model"], "img_size": int(row["img_size"])},
             published_measurement(*setting, row["milliseconds"], int(row["batch"])),
         )
@@ -139,12 +139,12 @@ def _best(content: bytes) -> dict[tuple[str, int], tuple[float, str]]:
     table = columns(content, _RESULTS, ("model",), ("img_size", "top1")).dropna()
     if not table["top1"].between(0, 100).all():
         raise PublishedError(f"top1 must be 0 to 100, but {_RESULTS} has {table['top1'].max():g}")
-    found: dict[tuple[str, int], tuple[float, str]] = {}
+    best: dict[tuple[str, int], tuple[float, str]] = {}
     for row in table.to_dict("records"):
         key = row["model"].partition(".")[0], int(row["img_size"])
-        # Divided from text with three decimals: what is rounded away here was never published.
-        found[key] = max(found.get(key, (0.0, "")), (round(row["top1"] / 100, 8), row["model"]))
-    return found
+        # Published with three decimals: this rounding only removes errors of the division.
+        best[key] = max(best.get(key, (0.0, "")), (round(row["top1"] / 100, 8), row["model"]))
+    return best
 
 
 def _costs(tables: list[pd.DataFrame]) -> dict[tuple[str, int], dict[str, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from manynet.data.clicks.raw.layout import Columns, Dialect, Layout, tables
 
-# Distinct values, as published, and a row for what is missing.
+# Published numbers of distinct values, plus a row for missing ones.
 TABLES = {
     "id": 10000,
     "hour": 241,
@@ -36,7 +36,7 @@ def avazu_layout(table_rows: int | None) -> Layout:
     """Comma-separated, with a header: `click` and 23 categories, no numbers.
 
     Args:
-        table_rows: no table has more rows; None leaves the published sizes.
+        table_rows: most rows of a table; None keeps the published sizes.
 
     Raises:
         DataError: if `table_rows` is below 2.

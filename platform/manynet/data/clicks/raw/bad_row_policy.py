@@ -1,4 +1,4 @@
-"""What bad rows lead to: the end of a conversion, or a count."""
+"""Policy for bad rows: stop, or count and skip them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from manynet.data.clicks.raw.layout import Columns
 
 
 class Piece(Protocol):
-    """Some rows of a file, of whatever format."""
+    """Some rows of a file in any format."""
 
     @property
     def done(self) -> int:
@@ -23,11 +23,11 @@ class Piece(Protocol):
         """Labels and numbers as float64, texts as bytes, of the good rows; and the bad rows."""
 
     def describe(self, fault: tuple[int, str]) -> str:
-        """How errors show a bad row."""
+        """Text of a bad row for error messages."""
 
 
 class BadRowPolicy:
-    """Counts rows, and stops at bad ones unless they may be skipped.
+    """Counts rows; raises at bad ones unless they are skipped.
 
     Attributes:
         dropped: bad rows by reason.
@@ -37,7 +37,7 @@ class BadRowPolicy:
         """Start.
 
         Args:
-            skip_bad: bad rows are only counted.
+            skip_bad: count bad rows instead of raising.
         """
         self.dropped: Counter[str] = Counter()
         self._rows = 0
@@ -47,7 +47,7 @@ class BadRowPolicy:
         """Count a piece's rows.
 
         Raises:
-            DataError: showing the first bad ones, if any must not be.
+            DataError: showing the first bad rows, unless they are skipped.
         """
         self._rows += good + faults.total
         self.dropped += faults.counts

@@ -1,4 +1,4 @@
-"""Bad rows: which they are, why, and how the first few are shown."""
+"""Finds, counts and describes bad rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Faults:
 
     Attributes:
         counts: bad rows by reason: ``columns``, ``quotes``, ``line end``, ``label`` or ``number``.
-        first: place and description of the first few.
+        first: line or row number and description of the first few.
     """
 
     def __init__(self) -> None:
@@ -32,12 +32,12 @@ class Faults:
         self.first: list[tuple[int, str]] = []
 
     def add(self, reason: str, places: Rows, describe: Callable[[int], str]) -> None:
-        """Note bad rows.
+        """Record bad rows.
 
         Args:
-            reason: what they share.
+            reason: of all of them.
             places: line or row numbers, in order.
-            describe: what is wrong with the n-th of them.
+            describe: gives the fault of the n-th of them.
         """
         if len(places):
             self.counts[reason] += len(places)
@@ -51,21 +51,21 @@ class Faults:
 
 
 def is_sound(table: pa.Table, columns: Columns) -> bool:
-    """Whether every label and number of a table is allowed; see :func:`drop_bad_values`."""
+    """Whether every label and number of a table is valid; see :func:`drop_bad_values`."""
     return not any(bad.any() for _, bad in _bad_values(table, columns))
 
 
 def drop_bad_values(
     table: pa.Table, raw: pa.Table | pa.RecordBatch, places: Rows, columns: Columns, faults: Faults
 ) -> pa.Table:
-    """Leave out rows whose label or numbers are not allowed, and note them.
+    """Drop rows with an invalid label or number, and record them.
 
     Args:
-        table: labels and numbers as float64: null where missing, NaN where they were none.
-        raw: the same as they were read, for messages.
+        table: labels and numbers as float64: null where missing, NaN where not a number.
+        raw: their original values, for messages.
         places: line or row number of each row.
-        columns: what the columns are.
-        faults: gets the bad rows; a row with several counts for the first of them.
+        columns: roles of the columns.
+        faults: collects the bad rows; a row with several faults counts for the first.
     """
     good = np.ones(len(table), bool)
     for name, bad in _bad_values(table, columns):
@@ -96,7 +96,7 @@ def _rule(is_label: bool, columns: Columns) -> str:
 def _bad_values(table: pa.Table, columns: Columns) -> Iterator[tuple[str, Mask]]:
     for name in columns.numbers:
         is_label = name == columns.label
-        # What is missing counts as 0 for a feature, and is as bad as any other value for a label.
+        # A missing feature counts as 0; a missing label is bad.
         filled = pc.fill_null(table.column(name), -1.0 if is_label else 0.0)
         numbers: NDArray[np.float64] = filled.to_numpy()
         good: Mask = np.isfinite(numbers)

@@ -23,10 +23,10 @@ class ParquetPiece:
     """Rows of one file.
 
     Attributes:
-        file: where they are from.
+        file: source of the rows.
         row: number of the first, from 1.
         batch: the rows.
-        done: about how many bytes of the file are read so far.
+        done: approximate bytes of the file read so far.
     """
 
     file: RawFile
@@ -52,13 +52,13 @@ class ParquetPiece:
         return drop_bad_values(table, self.batch, rows, columns, faults), faults
 
     def describe(self, fault: tuple[int, str]) -> str:
-        """How errors show a bad row."""
+        """Text of a bad row for error messages."""
         return f"{self.file.path}: row {fault[0]}: {fault[1]}"
 
     def _column(self, name: str, columns: Columns) -> pa.Array:
         values = self.batch.column(name)
         if name in columns.numbers:
-            # Not safe: an integer that no float64 equals is still a number.
+            # Not safe: an integer without an exact float64 is still a number.
             return values.cast(pa.float64(), safe=False)
         if name in columns.lists:
             lists = values.cast(pa.list_(values.type.value_type))
@@ -68,13 +68,13 @@ class ParquetPiece:
 
 
 def _offsets(lists: pa.ListArray) -> pa.Array:
-    """Bounds of the lists in their flattened values, where a null list has none."""
+    """Offsets of the lists in their flattened values, without those of null lists."""
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     return pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
 
 
 def _texts(values: pa.Array) -> pa.BinaryArray:
-    """The bytes of texts; integers as they are written."""
+    """The bytes of texts; integers as decimal text."""
     if types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if types.is_integer(values.type) or types.is_boolean(values.type):
@@ -92,12 +92,12 @@ def batches(file: RawFile, columns: Columns, rows: int) -> Iterator[ParquetPiece
         with file.system.open_input_file(file.path) as stream:
             opened = pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False)
             _check(opened.schema_arrow, columns, file)
-            whole = opened.metadata.num_rows
-            if not whole:
+            total = opened.metadata.num_rows
+            if not total:
                 raise DataError(f"files must hold at least one row, but {file.path} holds none")
             row = 0
             for batch in opened.iter_batches(rows, columns=list(columns.names), use_threads=False):
-                done = file.size * (row + len(batch)) // whole
+                done = file.size * (row + len(batch)) // total
                 yield ParquetPiece(file, row + 1, batch, done)
                 row += len(batch)
     except (pa.ArrowException, OSError) as error:
@@ -107,8 +107,8 @@ def batches(file: RawFile, columns: Columns, rows: int) -> Iterator[ParquetPiece
 def _check(schema: pa.Schema, columns: Columns, file: RawFile) -> None:
     for name in columns.names:
         if schema.names.count(name) != 1:
-            held = ", ".join(schema.names)
-            raise DataError(f"{file.path} must have one column {name!r}, but has {held}")
+            names = ", ".join(schema.names)
+            raise DataError(f"{file.path} must have one column {name!r}, but has {names}")
         kind = schema.field(name).type
         if name in columns.numbers:
             rule, fits = "numbers", _is_number(kind)

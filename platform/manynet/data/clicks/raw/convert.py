@@ -1,4 +1,4 @@
-"""Raw click-through logs become a folder of Parquet files that training reads."""
+"""Converts raw click-through logs to the Parquet files of a data set."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from manynet.data.raw_files import RawFile, find_files
 from manynet.storage import join
 
 _SOURCES = "criteo:PATH, avazu:PATH, kdd:FOLDER or schema:FILE"
-# Each holds a piece and what becomes of it; more would be memory without use.
+# Each keeps a piece and its result in memory; more threads would not be faster.
 _THREADS = min(4, os.cpu_count() or 1)
 _BYTES_A_ROW = 256
 
@@ -48,28 +48,28 @@ def convert(
 ) -> Schema:
     """Convert raw logs into a data set of three splits.
 
-    Numbers become log(max(x, 0) + 1), texts rows of a table, by a hash (see `hashing`); what is missing is 0
+    Numbers become log(max(x, 0) + 1), texts rows of a table, by a hash (see `hashing`); missing values are 0
     for both. Every tenth row of each class, drawn by the seed, is for validation, every tenth for testing.
-    Files are streamed: their size does not matter to memory, except that of files joined to `kdd:` (8
+    Files are streamed, so memory does not grow with their size, except for files joined to `kdd:` (8
     bytes a user; with tokens, 13 bytes a text, and 30 while its file is read).
 
     Args:
         source: `criteo:PATH`, `avazu:PATH` (a file, a folder or a pattern), `kdd:FOLDER`, or `schema:FILE`, a
             YAML file that declares any other log of delimited text or Parquet.
-        folder: to write, a local path or pyarrow address: new, or left by a conversion that was interrupted.
-        table_rows: no table has more rows; None leaves those of the source.
-        tokens: of `kdd:`, also join the tokens of texts as multi-valued features.
+        folder: output, a local path or pyarrow address: new, or left by an interrupted conversion.
+        table_rows: most rows of a table; None keeps the source's sizes.
+        tokens: for `kdd:`, also join the tokens of texts as multi-valued features.
         seed: of the splits.
-        skip_bad: leave bad rows out and count them, rather than stop at the first.
-        piece_bytes: of unpacked text that are read at once; no result depends on it.
+        skip_bad: drop and count bad rows instead of raising at the first.
+        piece_bytes: bytes of decompressed text read at once; no result depends on it.
         bar: shows how many bytes of each file are read.
 
     Returns:
-        What was written, as `read_schema` reads it.
+        The schema, as `read_schema` reads it.
 
     Raises:
-        DataError: for a source that is missing, damaged or not as its format says, a folder that is in use,
-            a split left empty, or labels that are all alike.
+        DataError: for a source that is missing, damaged or in another format, a folder in use, an empty split,
+            or labels that are all equal.
     """
     if seed < 0:
         raise DataError(f"seed must be at least 0, but got {seed}")
@@ -127,7 +127,7 @@ def _copy(
     writers: list[SplitWriter],
     bar: ReadingBar,
 ) -> None:
-    """Convert all rows. They are counted, dealt out and written in the order of the files."""
+    """Convert all rows: count, split and write them in the order of the files."""
     stratifier = Stratifier(seed)
     size = sum(file.size for file in files)
     with bar("converting", size) as show, ThreadPoolExecutor(_THREADS) as pool:
@@ -142,21 +142,21 @@ def _copy(
 def _submitted(
     pool: ThreadPoolExecutor, files: list[RawFile], layout: Layout, piece_bytes: int
 ) -> Iterator[tuple[Piece, int, Future[tuple[Examples, Faults]]]]:
-    """Pieces in order, a few of them ahead of time: each with the bytes of all files up to its end."""
+    """Pieces in order, a few of them prefetched, each with the bytes of all files up to its end."""
 
     def converted(piece: Piece) -> tuple[Examples, Faults]:
         table, faults = piece.read(layout.columns)
         return transform(table, layout), faults
 
-    waiting: deque[tuple[Piece, int, Future[tuple[Examples, Faults]]]] = deque()
+    pending: deque[tuple[Piece, int, Future[tuple[Examples, Faults]]]] = deque()
     before = 0
     for file in files:
         for piece in _pieces(file, layout, piece_bytes):
-            waiting.append((piece, before + piece.done, pool.submit(converted, piece)))
-            if len(waiting) > _THREADS:
-                yield waiting.popleft()
+            pending.append((piece, before + piece.done, pool.submit(converted, piece)))
+            if len(pending) > _THREADS:
+                yield pending.popleft()
         before += file.size
-    yield from waiting
+    yield from pending
 
 
 def _pieces(file: RawFile, layout: Layout, piece_bytes: int) -> Iterator[Piece]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from manynet.data.clicks.raw.layout import Columns, Dialect, Layout, tables
 
-# Distinct values of C1 to C26 in the Kaggle log, as published, and a row for what is missing.
+# Published numbers of distinct values of C1 to C26 in the Kaggle log, plus a row for missing ones.
 _SIZES = [
     "1461",
     "584",
@@ -41,7 +41,7 @@ def criteo_layout(table_rows: int | None) -> Layout:
     """Tab-separated, without a header: the label, 13 counts, 26 categories as 8 hexadecimal digits.
 
     Args:
-        table_rows: no table has more rows; None leaves the published sizes.
+        table_rows: most rows of a table; None keeps the published sizes.
 
     Raises:
         DataError: if `table_rows` is below 2.

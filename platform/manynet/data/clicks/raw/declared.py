@@ -1,4 +1,4 @@
-"""Logs of one's own, whose columns a YAML file declares."""
+"""User-defined logs, whose columns a YAML file declares."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _table(given: Any) -> Any:
 
 
 class Declaration(BaseModel):
-    """What a YAML file says of a log."""
+    """Content of a YAML file that declares a log."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,7 +60,7 @@ def read_declaration(path: str) -> Declaration:
     """Read and check a YAML file.
 
     Raises:
-        DataError: in one line that names the key, and what is allowed.
+        DataError: in one line that names the key and the allowed values.
     """
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
@@ -81,24 +81,24 @@ def read_declaration(path: str) -> Declaration:
 
 
 def _one_line(error: ValidationError) -> str:
-    wrong = InvalidValue.first(error)
-    model = Table if "." in wrong.key else Declaration
-    return wrong.line(f"there are {', '.join(model.model_fields)}")
+    invalid = InvalidValue.first(error)
+    model = Table if "." in invalid.key else Declaration
+    return invalid.line(f"there are {', '.join(model.model_fields)}")
 
 
 def _problem(declared: Declaration) -> str:
-    """What is wrong with keys that are each right by themselves; empty if nothing."""
+    """Conflict between keys that are valid on their own; empty if none."""
     names = (declared.label, *declared.dense, *declared.categorical)
     if len(names) == 1:
         return "there must be at least one feature, in dense or categorical"
     if declared.label in names[1:]:
         return f"the label must not be a feature, but {declared.label!r} is both"
-    if twice := _twice(names):
-        return f"a feature must be named once, but {twice!r} is there twice"
+    if repeated := _repeated(names):
+        return f"a feature must be named once, but {repeated!r} is there twice"
     if LABEL in names[1:]:
         return f"no feature can be named {LABEL!r}: the converted label is"
-    if twice := _twice(declared.columns):
-        return f"columns must differ, but {twice!r} is there twice"
+    if repeated := _repeated(declared.columns):
+        return f"columns must differ, but {repeated!r} is there twice"
     missing = [name for name in names if declared.columns and name not in declared.columns]
     if missing:
         return f"columns must hold the label and all features, but not {missing[0]!r}"
@@ -108,7 +108,7 @@ def _problem(declared: Declaration) -> str:
     return ""
 
 
-def _twice(names: Sequence[str]) -> str:
+def _repeated(names: Sequence[str]) -> str:
     return next((name for name, count in Counter(names).items() if count > 1), "")
 
 
@@ -132,13 +132,13 @@ def declared_files(path: str, declared: Declaration) -> list[RawFile]:
 
 
 def declared_layout(path: str, declared: Declaration, files: list[RawFile], table_rows: int | None) -> Layout:
-    """What rows are to become.
+    """Layout of a declared log.
 
     Args:
         path: of the YAML file, for messages.
-        declared: what it says.
-        files: those it names.
-        table_rows: no table has more rows; None leaves the declared sizes.
+        declared: its content.
+        files: of the log.
+        table_rows: most rows of a table; None keeps the declared sizes.
 
     Raises:
         DataError: if a separator is missing or `table_rows` is below 2.
@@ -162,7 +162,7 @@ def _dialect(path: str, declared: Declaration, kind: str, lists: dict[str, str])
     separator = declared.separator or SEPARATORS.get(kind)
     if separator is None:
         raise DataError(
-            f"{path}: separator is required, for {kind!r} does not tell it as {', '.join(SEPARATORS)} do"
+            f"{path}: separator is required, for {kind!r} does not imply one as {', '.join(SEPARATORS)} do"
         )
     for name, inside in lists.items():
         if not inside or inside == separator:

@@ -1,4 +1,4 @@
-"""Delimited text: cut into pieces of whole lines, and read, piece by piece, into columns."""
+"""Reads delimited text into columns, in pieces of whole lines."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from manynet.data.clicks.raw.layout import Columns, Dialect
 from manynet.data.clicks.raw.lines import is_plain, sound_lines
 from manynet.data.raw_files import RawFile, open_raw
 
-# About what stays in a processor's cache on its way through parser, hash and logarithm.
+# About what fits in a processor's cache during parsing, hashing and the logarithm.
 PIECE_BYTES = 2 * 2**20
 LONGEST_LINE = 64 * 2**20
-_MARK = b"\xef\xbb\xbf"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NUMBER = r"^[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*$"
 
 
@@ -30,11 +30,11 @@ class TextPiece:
     """Whole lines of one file.
 
     Attributes:
-        file: where they are from.
+        file: source of the lines.
         line: number of the first, from 1.
         text: the lines, each with its line feed.
         header: the columns of the file.
-        dialect: how it is written.
+        dialect: of the file.
         done: bytes of the file, as stored, read so far.
     """
 
@@ -48,11 +48,11 @@ class TextPiece:
     def read(self, columns: Columns) -> tuple[pa.Table, Faults]:
         """Labels and numbers as float64, texts as bytes, of the good rows; and the bad rows."""
         faults = Faults()
-        table = self._at_once(self.text, columns) if is_plain(self.text, self.dialect) else None
+        table = self._parse_if_sound(self.text, columns) if is_plain(self.text, self.dialect) else None
         if table is not None:
             return table, faults
         text, lines = sound_lines(self.text, self.line, len(self.header), self.dialect, faults)
-        table = self._at_once(text, columns)
+        table = self._parse_if_sound(text, columns)
         if table is not None:
             return table, faults
         raw = self._parse(text, columns, pa.binary())
@@ -61,8 +61,8 @@ class TextPiece:
             table = table.set_column(at, name, _numbers(raw.column(name)))
         return drop_bad_values(table, raw, lines, columns, faults), faults
 
-    def _at_once(self, text: bytes, columns: Columns) -> pa.Table | None:
-        """All rows, if all are good."""
+    def _parse_if_sound(self, text: bytes, columns: Columns) -> pa.Table | None:
+        """Parse all rows at once; None if any is bad."""
         try:
             table = self._parse(text, columns, pa.float64())
         except pa.ArrowInvalid:
@@ -70,7 +70,7 @@ class TextPiece:
         return table if is_sound(table, columns) else None
 
     def describe(self, fault: tuple[int, str]) -> str:
-        """How errors show a bad row."""
+        """Text of a bad row for error messages."""
         return f"{self.file.path}:{fault[0]}: {fault[1]}"
 
     def _parse(self, text: bytes, columns: Columns, numbers: pa.DataType) -> pa.Table:
@@ -89,9 +89,9 @@ class TextPiece:
 
 
 def _numbers(texts: pa.ChunkedArray) -> pa.Array:
-    """Numbers of texts: null where empty, infinite where too large, NaN where none."""
+    """Numbers of texts: null where empty, infinite where too large, NaN where not a number."""
     missing = pc.equal(texts, b"")
-    # Not Arrow's cast, which refuses all texts for one that is no number, or too large.
+    # Not Arrow's cast, which fails for all texts if one is not a number, or too large.
     texts = pc.if_else(pc.match_substring_regex(texts, _NUMBER), texts, b"nan")
     with np.errstate(over="ignore"):
         return pa.array(texts.to_numpy().astype(bytes).astype(np.float64), mask=missing.to_numpy())
@@ -121,8 +121,8 @@ def pieces(file: RawFile, columns: Columns, dialect: Dialect, size: int) -> Iter
 
 
 def _whole_lines(stream: Any, size: int, file: RawFile) -> Iterator[bytes]:
-    rest = stream.read(len(_MARK))
-    rest = rest.removeprefix(_MARK)
+    rest = stream.read(len(_BYTE_ORDER_MARK))
+    rest = rest.removeprefix(_BYTE_ORDER_MARK)
     while chunk := stream.read(size):
         end = chunk.rfind(b"\n") + 1
         if end:

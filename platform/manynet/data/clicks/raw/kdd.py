@@ -20,7 +20,7 @@ from manynet.storage import exists, join
 LOG, PROFILE = "training.txt", "userid_profile.txt"
 HEADER = "click impression displayURL adID advertiserID depth position queryID keywordID titleID descriptionID userID"
 DENSE = ("impression", "depth", "position")
-# Distinct values, as published, and a row for what is missing.
+# Published numbers of distinct values, plus a row for missing ones.
 TABLES = {
     "displayURL": 26274,
     "adID": 641708,
@@ -32,7 +32,7 @@ TABLES = {
     "userID": 20004011,
 }
 PROFILE_TABLES = {"gender": 4, "age": 8}
-# Texts by id: the file, its key and the feature it gives.
+# Texts by id: file, key column and feature.
 TOKENS = (
     ("queryid_tokensid.txt", "queryID", "queryTokens"),
     ("purchasedkeywordid_tokensid.txt", "keywordID", "keywordTokens"),
@@ -46,7 +46,7 @@ def kdd_files(folder: str) -> list[RawFile]:
     """The log of a folder.
 
     Raises:
-        DataError: if it is not there.
+        DataError: if it is missing.
     """
     return [_find(folder, LOG)]
 
@@ -54,11 +54,11 @@ def kdd_files(folder: str) -> list[RawFile]:
 def kdd_layout(
     folder: str, table_rows: int | None, tokens: bool, policy: BadRowPolicy, bar: ReadingBar
 ) -> Layout:
-    """Tab-separated, without a header. Reads the files that are joined to the log, and keeps what they hold.
+    """Tab-separated, without a header. Reads the joined files into memory.
 
     Args:
-        folder: where the competition's files are, each plain or gzipped.
-        table_rows: no table has more rows; None leaves the published sizes.
+        folder: with the competition's files, each plain or gzipped.
+        table_rows: most rows of a table; None keeps the published sizes.
         tokens: also join the tokens of queries, keywords, titles and descriptions, as multi-valued features.
         policy: counts the rows of the joined files.
         bar: shows how many bytes of each joined file are read.
@@ -90,7 +90,7 @@ def _tokens(
 def _texts(
     folder: str, name: str, header: tuple[str, ...], policy: BadRowPolicy, bar: ReadingBar
 ) -> Iterator[pa.Table]:
-    """All rows of a file that is joined, as texts."""
+    """All rows of a joined file, as texts."""
     file = _find(folder, name)
     columns, dialect = Columns(texts=header), Dialect("\t", header=header)
     with bar(name, file.size) as show:

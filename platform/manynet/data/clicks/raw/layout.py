@@ -1,4 +1,4 @@
-"""What is in a raw log, and which features become of it."""
+"""Layout of a raw log: its columns, and the features made from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Columns:
         label: its column; empty for a file without one.
         dense: columns of numbers.
         texts: columns of texts.
-        lists: those of `texts` that hold several, and what separates them (in Parquet they are lists).
+        lists: multi-valued columns of `texts`, and the separator of each (in Parquet they are lists).
         counts: labels are counts, and more than 0 is 1.
     """
 
@@ -44,7 +44,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How delimited text is written.
+    """Dialect of delimited text.
 
     Attributes:
         separator: one character.
@@ -58,7 +58,7 @@ class Dialect:
 
 
 class Join(Protocol):
-    """Features that come from another file, by a key."""
+    """Features joined from another file, by a key."""
 
     @property
     def key(self) -> str:
@@ -74,14 +74,14 @@ class Join(Protocol):
 
 @dataclass(frozen=True)
 class Layout:
-    """What a format's rows become.
+    """Columns of a format, and their features.
 
     Attributes:
         source: the format, ``criteo`` for example.
-        columns: what is read of each row.
+        columns: read from each row.
         categorical: features of `columns.texts`, in the same order and of the same names.
         dialect: of text; None is Parquet.
-        joins: more features.
+        joins: features from other files.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""Which lines of delimited text are rows: the careful way, for text that cannot be read just so."""
+"""Finds malformed lines of delimited text, where Arrow's parser could misread them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINE_FEED, _RETURN, _QUOTE = b'\n\r"'
 
 
 def is_plain(text: bytes, dialect: Dialect) -> bool:
-    """Whether lines of a text can be told apart by a parser that knows nothing of lines."""
+    """Whether a CSV parser sees the same lines: no quotes, and carriage returns only at line ends."""
     if dialect.quoted and b'"' in text:
         return False
     return b"\r" not in text or text.count(b"\r") == text.count(b"\r\n")
@@ -26,16 +26,16 @@ def is_plain(text: bytes, dialect: Dialect) -> bool:
 def sound_lines(
     text: bytes, first: int, width: int, dialect: Dialect, faults: Faults
 ) -> tuple[bytes, Places]:
-    """Leave out lines that are no rows.
+    """Drop lines that are not rows.
 
     A quote must open a value at its start and close it at its end, on the same line; one inside is doubled.
 
     Args:
         text: whole lines, each with its line feed.
         first: number of the first line.
-        width: columns a row must have.
-        dialect: how the text is written.
-        faults: gets the bad lines; blank ones are left out, but are not bad.
+        width: number of columns a row must have.
+        dialect: of the text.
+        faults: collects the bad lines; blank ones are dropped, but are not bad.
 
     Returns:
         The lines that are rows, and their numbers.
@@ -66,8 +66,8 @@ class _Lines:
     """The lines of a text.
 
     Attributes:
-        data: its bytes; the last is a line feed.
-        dialect: how it is written.
+        data: bytes of the text; the last is a line feed.
+        dialect: of the text.
     """
 
     data: NDArray[np.uint8]
@@ -75,41 +75,41 @@ class _Lines:
 
     @cached_property
     def ends(self) -> Places:
-        """Where the line feed of each line is."""
+        """Index of each line's line feed."""
         return np.flatnonzero(self.data == _LINE_FEED)
 
     @cached_property
     def starts(self) -> Places:
-        """Where each line begins."""
+        """Index of each line's first byte."""
         return np.concatenate([[0], self.ends[:-1] + 1])
 
     @cached_property
     def blank(self) -> Mask:
-        """Which lines have nothing on them."""
+        """Mask of blank lines."""
         length = self.ends - self.starts
         blank: Mask = (length == 0) | ((length == 1) & (self.data[self.starts] == _RETURN))
         return blank
 
     @cached_property
     def quotes(self) -> Places:
-        """Where the quotes are, if they mean anything."""
+        """Indices of quotes; none where the dialect has no quoting."""
         return np.flatnonzero(self.data == _QUOTE) if self.dialect.quoted else np.zeros(0, np.int64)
 
     def line_of(self, places: Places) -> Places:
-        """On which line each byte is."""
+        """Line of each byte."""
         return np.searchsorted(self.ends, places)
 
     def any_of(self, places: Places) -> Mask:
-        """Which lines hold one of these bytes."""
+        """Mask of lines that hold one of these bytes."""
         return np.bincount(self.line_of(places), minlength=len(self.ends)) > 0
 
     def with_stray_return(self) -> Mask:
-        """Lines with a carriage return before their end."""
+        """Mask of lines with a carriage return before their end."""
         returns = np.flatnonzero(self.data == _RETURN)
         return self.any_of(returns[self.data[returns + 1] != _LINE_FEED])
 
     def misquoted(self) -> Mask:
-        """Lines whose quotes do not each open a value or close it."""
+        """Mask of lines with a quote that neither opens nor closes a value."""
         if not len(self.quotes):
             return np.zeros(len(self.ends), bool)
         line = self.line_of(self.quotes)
@@ -117,7 +117,7 @@ class _Lines:
         separator = ord(self.dialect.separator)
         before = np.concatenate([[_LINE_FEED], self.data])[self.quotes]
         after = self.data[self.quotes + 1]
-        # Two quotes in a row close a value and open it again: that is how one inside a value is written.
+        # A doubled quote, which stands for one inside a value, closes the value and opens it again.
         opens_well = np.isin(before, [_LINE_FEED, separator, _QUOTE])
         closes_well = np.isin(after, [_LINE_FEED, _RETURN, separator, _QUOTE])
         wrong: Mask = self.any_of(self.quotes[~np.where(opens, opens_well, closes_well)])
@@ -125,7 +125,7 @@ class _Lines:
         return wrong
 
     def columns(self) -> Places:
-        """Columns of each line whose quotes are right."""
+        """Number of columns of each line, if its quotes are valid."""
         separators = np.flatnonzero(self.data == ord(self.dialect.separator))
         line = self.line_of(separators)
         before = np.searchsorted(self.quotes, separators) - np.searchsorted(self.quotes, self.starts)[line]

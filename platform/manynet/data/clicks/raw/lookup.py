@@ -1,4 +1,4 @@
-"""Features that are kept in a file of their own, by a key: of users, by their id, for example."""
+"""Features from a separate file, by a key: of users, by their id, for example."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Profile:
 
     Attributes:
         key: the text column of a log that holds the key.
-        features: what is found.
-        entries: sorted; the upper bits of a key's hash, and in the lower ones its ids as one number. The
-            upper bits are enough to tell keys apart: with two small tables, 59 of 64.
+        features: of a key.
+        entries: sorted; upper bits of a key's hash, then its ids as one number in the lower bits. The upper
+            bits are enough to distinguish keys: with two small tables, 59 of 64.
     """
 
     key: str
@@ -32,31 +32,31 @@ class Profile:
     entries: NDArray[np.uint64]
 
     def find(self, keys: Hashes) -> Ids:
-        """Ids of keys `(N,)`, as `(features, N)`; 0 for a key that is not there."""
+        """Ids of keys `(N,)`, as `(features, N)`; 0 for an unknown key."""
         mask = _mask(self.features)
-        wanted = keys & ~mask
-        places = np.minimum(np.searchsorted(self.entries, wanted), len(self.entries) - 1)
+        prefixes = keys & ~mask
+        places = np.minimum(np.searchsorted(self.entries, prefixes), len(self.entries) - 1)
         entries = self.entries[places]
-        numbers = np.where(entries & ~mask == wanted, entries & mask, 0).astype(np.intp)
+        numbers = np.where(entries & ~mask == prefixes, entries & mask, 0).astype(np.intp)
         return np.stack(np.unravel_index(numbers, _shape(self.features))).astype(np.int32)
 
 
 def read_profile(key: str, features: tuple[Categorical, ...], tables: Iterable[pa.Table]) -> Profile:
-    """Collect a profile.
+    """Read a profile.
 
     Args:
-        key: column of the key. Where a key is there twice, the entry that sorts first holds.
-        features: one of each other column, with small tables.
+        key: column of the key. Of a repeated key, the entry that sorts first counts.
+        features: of the other columns, with small tables.
         tables: pieces of the file, as texts.
     """
-    # The empty key, whose hash is 0, has no features; and so there is always an entry.
-    held = bytearray(8)
+    # The empty key, whose hash is 0, has no features; so there is always an entry.
+    packed = bytearray(8)
     for table in tables:
         ids = tuple(text_ids(joined(table.column(feature.name)), feature.rows) for feature in features)
         numbers = np.ravel_multi_index(ids, _shape(features)).astype(np.uint64)
-        held += ((hash_texts(joined(table.column(key))) & ~_mask(features)) | numbers).tobytes()
-    # Sorted where they are: there may be tens of millions.
-    entries = np.frombuffer(held, np.uint64)
+        packed += ((hash_texts(joined(table.column(key))) & ~_mask(features)) | numbers).tobytes()
+    # Sorted in place: there may be tens of millions.
+    entries = np.frombuffer(packed, np.uint64)
     entries.sort()
     return Profile(key, features, entries)
 
@@ -75,11 +75,11 @@ class Lists:
 
     Attributes:
         key: the text column of a log that holds the key.
-        feature: what is found.
+        feature: of a key.
         keys: their hashes, sorted.
-        starts: of each key, where its values start.
-        counts: of each key, how many values it has.
-        values: ids of all keys, read from the file as they are needed.
+        starts: of each key, index of its first value.
+        counts: of each key, number of its values.
+        values: ids of all keys, memory-mapped.
     """
 
     key: str
@@ -95,7 +95,7 @@ class Lists:
         return (self.feature,)
 
     def find(self, keys: Hashes) -> Ids:
-        """Ids of keys `(N,)`, as `(feature.values, N)`; -1 where there are no more."""
+        """Ids of keys `(N,)`, as `(feature.values, N)`; -1 where a key has fewer values."""
         places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         starts, counts = self.starts[places], np.where(self.keys[places] == keys, self.counts[places], 0)
         result = np.full((self.feature.values, len(keys)), -1, np.int32)
@@ -106,26 +106,26 @@ class Lists:
 
 
 def read_lists(key: str, feature: Categorical, separator: str, tables: Iterable[pa.Table]) -> Lists:
-    """Collect a multi-valued feature.
+    """Read a multi-valued feature.
 
     Args:
-        key: column of the key. Where a key is there twice, the first holds.
+        key: column of the key. Of a repeated key, the first row counts.
         feature: of the other column.
         separator: between values.
         tables: pieces of the file, as texts.
     """
     kind = np.min_scalar_type(feature.values)
-    # The empty key, whose hash is 0, has no values; and so there is always a key.
-    held, held_counts = bytearray(8), bytearray(kind.itemsize)
+    # The empty key, whose hash is 0, has no values; so there is always a key.
+    key_bytes, count_bytes = bytearray(8), bytearray(kind.itemsize)
     with tempfile.TemporaryFile() as file:
         for table in tables:
             ids = list_ids(joined(table.column(feature.name)), feature, separator)
-            held += hash_texts(joined(table.column(key))).tobytes()
-            held_counts += (ids >= 0).sum(axis=0).astype(kind).tobytes()
+            key_bytes += hash_texts(joined(table.column(key))).tobytes()
+            count_bytes += (ids >= 0).sum(axis=0).astype(kind).tobytes()
             ids.T[ids.T >= 0].tofile(file)
         # An empty file cannot be mapped.
         values: Ids = np.memmap(file, np.int32, "r") if file.tell() else np.zeros(1, np.int32)
-    keys, counts = np.frombuffer(held, np.uint64), np.frombuffer(held_counts, kind)
+    keys, counts = np.frombuffer(key_bytes, np.uint64), np.frombuffer(count_bytes, kind)
     order = np.argsort(keys, kind="stable")
     keys.sort()
     starts = np.cumsum(counts, dtype=np.min_scalar_type(len(values)))

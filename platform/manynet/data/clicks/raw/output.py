@@ -25,16 +25,16 @@ from manynet.storage import StorageError, locate
 GROUP_ROWS = 2**14
 # Readers open every file of a split; writers keep the footer of one in memory.
 FILE_GROUPS = 256
-# Ids of larger tables hardly repeat within a row group, so that a dictionary only costs time.
+# Ids of larger tables hardly repeat within a row group, so a dictionary would only cost time.
 _DICTIONARY_ROWS = 5000
 _OURS = re.compile(rf"({'|'.join(SPLITS)})(/part-\d{{5}}\.parquet)?|{re.escape(FILE)}\.[0-9a-f]+\.tmp")
 
 
 def check_folder(folder: str) -> None:
-    """See that a folder is free for a converted data set: new, or left by an interrupted conversion.
+    """Check that a folder is new, or left by an interrupted conversion.
 
     Raises:
-        DataError: if it holds a finished data set, or anything else that conversion did not write.
+        DataError: if it holds a finished data set, or other files than a conversion's.
     """
     with writing(folder):
         if is_finished(folder):
@@ -46,10 +46,10 @@ def check_folder(folder: str) -> None:
 
 
 def clear_folder(folder: str) -> None:
-    """Make a folder, and delete the files in it: :func:`check_folder` has seen what they are.
+    """Create a folder, and delete all files in it; call :func:`check_folder` first.
 
     Raises:
-        DataError: if that is not allowed.
+        DataError: if it cannot be written.
     """
     with writing(folder):
         system, root, entries = _entries(folder)
@@ -68,10 +68,10 @@ def _entries(folder: str) -> tuple[pa.fs.FileSystem, str, list[pa.fs.FileInfo]]:
 
 @contextmanager
 def writing(folder: str) -> Iterator[None]:
-    """Turn a failure to write into a line that names the folder.
+    """Convert write errors of the block into one line that names the folder.
 
     Raises:
-        DataError: for it.
+        DataError: for such an error.
     """
     try:
         yield
@@ -85,9 +85,9 @@ class SplitWriter:
     """Writes the rows of one split: files of :data:`FILE_GROUPS` row groups, each of :data:`GROUP_ROWS` rows.
 
     Attributes:
-        rows: written so far, with those still held.
-        positives: how many of them have label 1.
-        digest: hash object of the values of whole row groups so far; of all rows once it is closed.
+        rows: added so far, including buffered ones.
+        positives: rows with label 1 in the row groups written so far.
+        digest: hash object over the row groups written so far; over all rows once closed.
     """
 
     def __init__(self, folder: str, features: Features) -> None:
@@ -104,64 +104,64 @@ class SplitWriter:
         self._system, self._root = locate(folder)
         self._features = features
         self._schema = pa.schema(list(_fields(features)))
-        # Arrow writes a row group of a table: rows are held until there are enough for one.
-        self._held = Examples(
+        # Arrow writes whole row groups: rows are buffered until there are enough for one.
+        self._buffer = Examples(
             np.empty(GROUP_ROWS, np.uint8),
             np.empty((len(features.dense), GROUP_ROWS), np.float32),
             np.empty((features.ids_width, GROUP_ROWS), np.int32),
         )
-        self._have = 0
+        self._buffered = 0
         self._groups = 0
         self._stream: Any = None
         self._writer: Any = None
 
     def add(self, examples: Examples, rows: NDArray[np.intp]) -> None:
-        """Append some rows of converted ones.
+        """Append `rows` of converted examples.
 
         Raises:
             DataError: if they cannot be written.
         """
         self.rows += len(rows)
         while len(rows):
-            some, rows = np.split(rows, [GROUP_ROWS - self._have])
-            end = self._have + len(some)
-            for source, target in zip(_columns(examples), _columns(self._held), strict=True):
-                # The rows are all there; told to clip, numpy does not go by way of a copy to make sure.
-                np.take(source, some, out=target[self._have : end], mode="clip")
-            self._have = end
+            some, rows = np.split(rows, [GROUP_ROWS - self._buffered])
+            end = self._buffered + len(some)
+            for source, target in zip(_columns(examples), _columns(self._buffer), strict=True):
+                # The rows are valid; with mode "clip" NumPy skips the check, which needs a copy.
+                np.take(source, some, out=target[self._buffered : end], mode="clip")
+            self._buffered = end
             if end == GROUP_ROWS:
                 self._write()
 
     def close(self) -> None:
-        """Write what is held, and end the last file.
+        """Write the buffered rows, and close the last file.
 
         Raises:
-            DataError: if that is not possible.
+            DataError: if they cannot be written.
         """
-        if self._have:
+        if self._buffered:
             self._write()
         with writing(self._folder):
             self._end_file()
 
     def _write(self) -> None:
-        held = [column[: self._have] for column in _columns(self._held)]
-        for column in held:
+        columns = [column[: self._buffered] for column in _columns(self._buffer)]
+        for column in columns:
             self.digest.update(column.data)
-        self.positives += int(held[0].sum())
+        self.positives += int(columns[0].sum())
         with writing(self._folder):
             if self._writer is None:
                 self._begin_file()
-            self._writer.write_table(pa.table(list(self._arrays(held)), schema=self._schema))
-            self._have = 0
+            self._writer.write_table(pa.table(list(self._arrays(columns)), schema=self._schema))
+            self._buffered = 0
             self._groups += 1
             if self._groups % FILE_GROUPS == 0:
                 self._end_file()
 
-    def _arrays(self, held: list[NDArray[Any]]) -> Iterator[pa.Array]:
+    def _arrays(self, columns: list[NDArray[Any]]) -> Iterator[pa.Array]:
         at = 1 + len(self._features.dense)
-        yield from map(pa.array, held[:at])
+        yield from map(pa.array, columns[:at])
         for feature in self._features.categorical:
-            values = held[at : at + feature.values]
+            values = columns[at : at + feature.values]
             yield pa.array(values[0]) if feature.values == 1 else _lists(np.stack(values, axis=1))
             at += feature.values
 
@@ -169,7 +169,7 @@ class SplitWriter:
         self._system.create_dir(self._root, recursive=True)
         path = f"{self._root}/part-{self._groups // FILE_GROUPS:05d}.parquet"
         self._stream = self._system.open_output_stream(path)
-        # Uncompressed: reading is what happens often, and dictionaries already halve the size.
+        # Uncompressed: files are read often, and dictionaries already halve the size.
         self._writer = pq.ParquetWriter(
             self._stream,
             self._schema,
@@ -190,7 +190,7 @@ def _columns(examples: Examples) -> list[NDArray[Any]]:
 
 
 def _lists(values: Ids) -> pa.ListArray:
-    """Lists of what is not -1 in each row."""
+    """Lists of each row's values other than -1."""
     kept = values >= 0
     offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values[kept]))
@@ -206,7 +206,7 @@ def _fields(features: Features) -> Iterator[pa.Field]:
 
 
 def _repetitive(features: Features) -> Iterator[str]:
-    """Columns that are written as a dictionary: counts, and ids of small tables."""
+    """Columns with dictionary encoding: counts, and ids of small tables."""
     yield LABEL
     yield from features.dense
     yield from (f.name for f in features.categorical if f.values == 1 and f.rows <= _DICTIONARY_ROWS)

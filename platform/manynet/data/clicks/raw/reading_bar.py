@@ -1,4 +1,4 @@
-"""Progress of a long reading, drawn by whoever calls."""
+"""Progress bar of a long read, drawn by the caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which split each row of a stream goes to: 8 of 10 rows of a class to training, 1 to each of the others."""
+"""Stratified split of a stream of rows, 8:1:1."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SPLITS = ("train", "validation", "test")
 
 
 class Stratifier:
-    """Deals out rows in the order they come.
+    """Assigns rows to splits, in order of arrival.
 
     A class' rows are taken in tens. Of each ten, one row is drawn for validation and another for test, by
-    numbers that depend only on the seed, the class and the number of the ten: not on how the stream is cut.
-    So the classes' shares are exact to within the last ten of each.
+    numbers that depend only on the seed, the class and the number of the ten, not on the pieces of the stream.
+    So the classes' shares are exact up to the last ten of each.
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""What a network is fed with: raw numbers become logarithms, raw texts become ids."""
+"""Converts raw numbers to logarithms, and raw texts to ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from manynet.data.hashing import Ids, hash_texts, text_ids
 
 @dataclass(frozen=True)
 class Examples:
-    """Converted rows. Columns come first, because each is made, picked from and written by itself.
+    """Converted rows, column-major: each column is made, indexed and written separately.
 
     Attributes:
         labels: uint8 `(N,)`, 0 or 1.
@@ -30,7 +30,7 @@ class Examples:
 
 
 def transform(table: pa.Table, layout: Layout) -> Examples:
-    """Convert good rows, as a piece of a file reads them."""
+    """Convert good rows, as read from a piece of a file."""
     labels = (table.column(layout.columns.label).to_numpy() > 0).astype(np.uint8)
     dense = np.empty((len(layout.columns.dense), len(table)), np.float32)
     for at, name in enumerate(layout.columns.dense):
@@ -45,25 +45,25 @@ def transform(table: pa.Table, layout: Layout) -> Examples:
             ids[at : at + feature.values] = list_ids(values, feature, layout.columns.lists[feature.name])
         at += feature.values
     for join in layout.joins:
-        found = join.find(hash_texts(joined(table.column(join.key))))
-        ids[at : at + len(found)] = found
-        at += len(found)
+        joined_ids = join.find(hash_texts(joined(table.column(join.key))))
+        ids[at : at + len(joined_ids)] = joined_ids
+        at += len(joined_ids)
     return Examples(labels, dense, ids)
 
 
 def logarithm(values: pa.ChunkedArray) -> NDArray[np.float64]:
-    """log(max(x, 0) + 1), where what is missing counts as 0."""
+    """log(max(x, 0) + 1); a missing value counts as 0."""
     filled = pc.fill_null(values, 0.0) if values.null_count else values
     numbers: NDArray[np.float64] = filled.to_numpy()
     return np.log(np.maximum(numbers, 0.0) + 1.0)
 
 
 def list_ids(values: pa.Array, feature: Categorical, separator: str) -> Ids:
-    """Ids of texts that each hold several values, `(feature.values, N)`: the first ones, then -1.
+    """Ids of multi-valued texts, `(feature.values, N)`: the first values, padded with -1.
 
     Args:
         values: lists of texts, or texts with `separator` between the values. Empty values are left out.
-        feature: how many to keep, and the size of their table.
+        feature: gives the number of values to keep, and their table's size.
         separator: see `values`.
     """
     lists = values if pa.types.is_list(values.type) else pc.split_pattern(values, separator)
@@ -78,5 +78,5 @@ def list_ids(values: pa.Array, feature: Categorical, separator: str) -> Ids:
 
 
 def joined(column: pa.ChunkedArray) -> pa.Array:
-    """A column as one array; no copy where it is one already."""
+    """A column as one array; copied only if it has several chunks."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
