@@ -23,10 +23,10 @@ class SearchError(ManynetError, RuntimeError):
 def check(space: SearchSpace, settings: SearchSettings, goals: Goals) -> optuna.samplers.BaseSampler:
     """Validate a search's settings before it starts, and return its sampler.
 
-        Raises:
-    SamplerError: the sampler is unknown, or does not take these options.
-    SearchError: no subnet can meet a condition, or the last layer cannot be tuned.
-            TrackerError: a tracker cannot be reached.
+    Raises:
+        SamplerError: the sampler is unknown, or does not take these options.
+        SearchError: no subnet can meet a condition, or the last layer cannot be tuned.
+        TrackerError: a tracker cannot be reached.
     """
     trackers.check(settings.trackers)
     check_reachable(space, goals.conditions)
