@@ -107,7 +107,7 @@ class Adagrad(Optimizer):
         reached = [leading(parameter, gradient.shape) for parameter, gradient in gradients.items()]
         sums = [leading(self._sums[parameter], gradient.shape) for parameter, gradient in gradients.items()]
         grads = list(gradients.values())
-        torch._foreach_addcmul_(sums, grads, updates)
+        torch._foreach_addcmul_(sums, grads, grads)
         scales = torch._foreach_sqrt(sums)
         torch._foreach_add_(scales, ADAGRAD_EPS)
         torch._foreach_addcdiv_(reached, grads, scales, -rate)

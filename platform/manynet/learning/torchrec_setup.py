@@ -39,7 +39,7 @@ def check_installed() -> None:
         if find_spec(name) is None:
             first = "pip install 'manynet[recsys]' && " if name in EXTRA else ""
             raise TrainingError(
-                f"training embedding tables needs TorchRec, but {name} is not installed: {first}{install}"
+                f"training embedding tables needs TorchRec, but there is no {name}: {first}{install}"
             )
     try:
         with _silent():
