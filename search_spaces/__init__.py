@@ -1,4 +1,4 @@
-"""Families of networks that can be searched: model and search space together."""
+"""Families of networks with their search spaces."""
 
 if __name__ != "manynet.search_spaces":
     # No file is imported under two names: classes would not be the same.

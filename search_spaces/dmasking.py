@@ -1,7 +1,7 @@
 """FBNetV2's search space (Wan et al., arXiv 2004.05565): inverted residuals whose choices may stay undecided.
 
-Of each block the channels, the expansion, the kernel, squeeze-and-excitation, the activation, and whether it is
-skipped; and the resolution of the input. The authors give each kernel and activation a block of its own; here a
+The choices are the input's resolution, and each block's channels, expansion, kernel, squeeze-and-excitation,
+activation, and whether it is skipped. The authors give each kernel and activation a block of its own; here a
 smaller kernel is the middle of the larger, so that every choice is made inside one block. ``fbnetv2`` is the
 published macro-architecture; ``tiny`` trains on a CPU on images of 28 to 32 pixels.
 """
@@ -27,12 +27,12 @@ _REDUCTION = 4
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks that work at one resolution.
+    """Blocks at one resolution.
 
     Attributes:
-        channels: options of each of its blocks.
-        blocks: how many.
-        stride: of the first.
+        channels: options of each block.
+        blocks: number of blocks.
+        stride: of the first block.
         expansions: hidden channels, as multiples of a block's input channels.
     """
 
@@ -43,7 +43,7 @@ class Stage:
 
 
 class SqueezeExcite(nn.Module):
-    """Channels scaled by what all pixels together say (arXiv 1709.01507), with MobileNetV3's hard sigmoid."""
+    """Squeeze-and-excitation (arXiv 1709.01507), with MobileNetV3's hard sigmoid."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -68,12 +68,12 @@ def hidden(expansion: float, channels: int) -> int:
 
 
 class InvertedResidual(nn.Module):
-    """Expand, convolve each channel, project (MobileNetV2, arXiv 1801.04381); arguments are largest sizes.
+    """Inverted residual block (MobileNetV2, arXiv 1801.04381); arguments are largest sizes.
 
     Args:
-        inputs: channels that arrive.
-        outputs: channels that leave.
-        expansion: hidden channels, as a multiple of ``inputs``; 1 is without an expanding convolution.
+        inputs: input channels.
+        outputs: output channels.
+        expansion: hidden channels, as a multiple of ``inputs``; 1 means no expanding convolution.
         kernel: side of the depthwise kernel.
         stride: of the depthwise convolution.
     """
@@ -102,7 +102,7 @@ class InvertedResidual(nn.Module):
         excite: Any,
         activation: Any,
     ) -> torch.Tensor:
-        """Map ``(B, inputs, H, W)`` to ``(B, outputs, H', W')``; what fits of the input is added at stride 1."""
+        """Map ``(B, inputs, H, W)`` to ``(B, outputs, H', W')``; at stride 1 the input is added, cut or padded."""
         act = partial(elastic.choose, ACTIVATIONS, activation)
 
         def excited(y: torch.Tensor) -> torch.Tensor:
@@ -114,13 +114,13 @@ class InvertedResidual(nn.Module):
             y = act(self.expand_norm(self.expand(y, inner, inputs), inner))
         y = self.depthwise(y, in_channels=inner, kernel_size=kernel)
         y = act(self.depthwise_norm(y, inner))
-        y = elastic.choose({"se": excited, "none": _same}, excite, y)
+        y = elastic.choose({"se": excited, "none": _identity}, excite, y)
         y = self.project_norm(self.project(y, outputs, inner), outputs)
         assert isinstance(y, torch.Tensor)
         return y + elastic.fitted(x, outputs) if self.stride == 1 else y
 
 
-def _same(x: torch.Tensor) -> torch.Tensor:
+def _identity(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
@@ -183,7 +183,7 @@ class DMasking(mn.Supernet):
         outputs = arch[prefix + "channels"]
 
         def inverted(x: torch.Tensor) -> torch.Tensor:
-            # Read here, so that what a skipped block chooses does not matter.
+            # Read here, so that a skipped block's choices have no effect.
             output: torch.Tensor = block(
                 x,
                 inputs,
@@ -231,11 +231,11 @@ def space(
     domains: dict[str, Any] = {"resolution": tune.choice(list(resolution))}
     number = 0
     for stage in stages:
-        for place in range(stage.blocks):
+        for index in range(stage.blocks):
             number += 1
             domains |= {
                 f"block{number}.{key}": tune.choice(list(options))
-                for key, options in _block_options(stage, place, kernels).items()
+                for key, options in _block_options(stage, index, kernels).items()
             }
     return mn.SearchSpace(
         name=name,
@@ -256,14 +256,14 @@ def space(
     )
 
 
-def _block_options(stage: Stage, place: int, kernels: Sequence[int]) -> dict[str, Sequence[Any]]:
+def _block_options(stage: Stage, index: int, kernels: Sequence[int]) -> dict[str, Sequence[Any]]:
     return {
         "channels": stage.channels,
         "expansion": stage.expansions,
         "kernel": kernels,
         "excite": ("none", "se"),
         "activation": tuple(ACTIVATIONS),
-        "operator": ("inverted_residual", "skip") if place else ("inverted_residual",),
+        "operator": ("inverted_residual", "skip") if index else ("inverted_residual",),
     }
 
 

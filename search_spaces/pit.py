@@ -1,4 +1,4 @@
-"""Pooling-based vision transformers (PiT, arXiv 2103.16302): stages of blocks on ever smaller grids of wider tokens.
+"""Pooling-based vision transformers (PiT, arXiv 2103.16302): stages of blocks on smaller grids of wider tokens.
 
 ``imagenet`` holds the published :data:`pit_ti`, :data:`pit_xs` and :data:`pit_s`; ``tiny`` trains on a CPU in
 minutes, on images of 8 to 32 pixels, which are resized to its resolutions; :data:`tiny_default` has the
@@ -42,14 +42,14 @@ class Stage(NamedTuple):
 class Attention(nn.Module):
     """Multi-head self-attention with elastic heads and elastic size of a head; arguments are largest sizes.
 
-    Queries, keys and values have a layer each: the features of all heads are then one leading slice of it, and
-    heads of any size divide them.
+    Queries, keys and values have a layer each, so that the features of all heads are one leading slice for any
+    size of a head.
 
     Args:
         width: features of a token.
         features: of all heads together.
-        heads: largest number of them.
-        kinds: of attention, which share these layers.
+        heads: largest number of heads.
+        kinds: kinds of attention, which share these layers.
         angular: further arguments of linear-angular attention.
     """
 
@@ -71,13 +71,13 @@ class Attention(nn.Module):
             self.angular = elastic.LinearAngularAttention(heads, features // heads, **(angular or {}))
 
     def forward(self, x: torch.Tensor, heads: int, head_dim: int, kind: str | None = None) -> torch.Tensor:
-        """Mix tokens ``(B, N, width)``, by the first kind where none is said."""
+        """Mix tokens ``(B, N, width)``, the default is the first kind."""
         parts = (
             layer(x, out_features=heads * head_dim).unflatten(2, (heads, head_dim))
             for layer in (self.query, self.key, self.value)
         )
-        ways = {"softmax": _softmax, "linear-angular": self._linear_angular}
-        mixed = elastic.choose({name: ways[name] for name in self.kinds}, kind or self.kinds[0], *parts)
+        operators = {"softmax": _softmax, "linear-angular": self._linear_angular}
+        mixed = elastic.choose({name: operators[name] for name in self.kinds}, kind or self.kinds[0], *parts)
         output: torch.Tensor = self.project(mixed, out_features=x.shape[-1])
         return output
 
@@ -96,7 +96,7 @@ class Pool(nn.Module):
     """Halves the sides of the token grid and doubles the channels, those of the class token too.
 
     Args:
-        width: largest features of a token that arrives.
+        width: largest features of an input token.
     """
 
     def __init__(self, width: int) -> None:
@@ -106,7 +106,7 @@ class Pool(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Map ``(B, 1 + h * h, width)`` to ``(B, 1 + ceil(h / 2)^2, 2 * width)``, the class token first."""
-        # Each channel twice: a depthwise layer that gives two outputs a channel, whose slices still lead.
+        # Each channel is repeated: a depthwise layer with two outputs a channel that still uses leading slices.
         grid = self.grid(grid_of(tokens).repeat_interleave(2, dim=1))
         first = self.class_token(tokens[:, :1], out_features=2 * tokens.shape[-1])
         return torch.cat([first, grid.flatten(2).transpose(1, 2)], dim=1)
@@ -124,7 +124,7 @@ class PoolingTransformer(mn.Supernet):
         mlp_ratio: hidden features of a block's MLP, as a multiple of the width.
         patch_size: side of the stored patch kernel, in pixels.
         grid: patches along a side of the stored position embedding.
-        attention: kinds of attention; of more than one, each stage's is chosen.
+        attention: kinds of attention; with several, each stage chooses one.
         angular: further arguments of linear-angular attention, ``constant`` and ``branch``; see
             :class:`manynet.elastic.LinearAngularAttention`.
     """
@@ -172,7 +172,7 @@ class PoolingTransformer(mn.Supernet):
         return logits
 
     def states(self, x: torch.Tensor, arch: mn.Architecture) -> Iterator[torch.Tensor]:
-        """Tokens ``(B, 1 + h * h, width)`` after each block, the class token first; computed as asked for."""
+        """Tokens ``(B, 1 + h * h, width)`` after each block, the class token first; computed lazily."""
         tokens = self._embedded(x, arch)
         for index, blocks in enumerate(self.stages):
             assert isinstance(blocks, nn.ModuleList)
@@ -228,19 +228,19 @@ def space(
         classes: outputs.
         stored_patch_size: patch size of the shared kernel; the smallest option by default.
         stored_grid: grid of the shared position embedding; that of the most patches by default.
-        attention: kinds of attention; of more than one, each stage's is chosen.
+        attention: kinds of attention; with several, each stage chooses one.
         angular: further arguments of linear-angular attention, ``constant`` and ``branch``; see
             :class:`manynet.elastic.LinearAngularAttention`.
 
     Raises:
-        ValueError: when a stride leaves out pixels between patches or at the border, there is but one patch, or there
-            is no such kind of attention.
+        ValueError: when a stride leaves out pixels between patches or at the border, there is only one patch, or a
+            kind of attention is unknown.
     """
     attention, version = versioned_attention(attention, angular)
     for r, p, s in ((r, p, s) for r in resolution for p in patch_size for s in stride):
         if s > p or p >= r or (r - p) % s:
             raise ValueError(
-                "stride must be at most patch_size and divide what of the resolution is beyond it, "
+                "stride must be at most patch_size and divide resolution - patch_size, "
                 f"but got resolution {r}, patch_size {p}, stride {s}"
             )
     domains: dict[str, Any] = {
@@ -280,7 +280,7 @@ def space(
 
 
 def scales(arch: Mapping[str, Any]) -> dict[str, float | tuple[float, ...]]:
-    """What scaling may change, of one architecture: a number for each stage where each has its own."""
+    """Quantities that scaling may change: a number, or one for each stage where stages differ."""
     stages = sum(key.endswith(".depth") for key in arch)
     return {
         "width": arch["width"],
@@ -296,8 +296,8 @@ def scales(arch: Mapping[str, Any]) -> dict[str, float | tuple[float, ...]]:
 
 _small: dict[str, Any] = {
     "resolution": (16, 24, 32),
-    # With patches of 4 pixels besides, whose share of the image differs more, 300 steps of single paths taught it
-    # 33 % of the digits rather than 52 %.
+    # With patches of 4 pixels too, whose share of the image differs more, 300 steps of single-path training reached
+    # 33 % accuracy on the digits instead of 52 %.
     "patch_size": (8,),
     "stride": (4, 8),
     "width": (16, 24, 32),
@@ -328,7 +328,7 @@ imagenet = space(
         Stage(depth=(2, 3, 4, 5), heads=(8, 10, 12)),
     ),
     mlp_ratio=(2, 3, 4),
-    # The published shape, so that there nothing is interpolated.
+    # The published shape, which then needs no interpolation.
     stored_grid=27,
 )
 

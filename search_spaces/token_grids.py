@@ -15,11 +15,11 @@ from manynet.search_spaces.transformer_parts import grid_of
 class TokenGrids(mn.Supernet):
     """The token grids of a vision transformer after chosen depths, as features for detection and the like.
 
-    It holds the network itself, so both train the same weights, and it is extracted and exported as the network is;
-    blocks behind the deepest grid, and the head, are then left out. Of a trained subnet, take its ``network``.
+    It wraps the network and shares its weights. Extraction and export work as for the network, and leave out the
+    blocks behind the deepest grid and the head. Of a trained subnet, pass its ``network``.
 
     Args:
-        network: with ``states(x, arch)``, the tokens after each block.
+        network: has ``states(x, arch)``, which yields the tokens after each block.
         depths: numbers of blocks, counted from the image.
 
     Raises:
@@ -39,21 +39,20 @@ class TokenGrids(mn.Supernet):
         """
         states = enumerate(_states(self.network, x, arch, max(self.depths)), 1)
         grids = {depth: grid_of(tokens) for depth, tokens in states if depth in self.depths}
-        return tuple(grids[wanted] for wanted in self.depths)
+        return tuple(grids[depth] for depth in self.depths)
 
 
 class AttentionMaps(mn.Supernet):
-    """The attention maps of a vision transformer at chosen depths: which token looks at which.
+    """The attention maps of a vision transformer at chosen depths.
 
-    It holds the network itself, as :class:`TokenGrids` does, and is extracted and exported like it.
+    It wraps the network, as :class:`TokenGrids` does, and is extracted and exported like it.
 
     Args:
-        network: with ``states(x, arch)``, the tokens after each block, whose attention is softmax.
+        network: has ``states(x, arch)``, which yields the tokens after each block; its attention is softmax.
         depths: of the maps, in their order; 1 is the first block.
 
     Raises:
-        ChoiceError: for depths that no network has, or a network that may choose linear-angular attention, which
-            has no maps.
+        ChoiceError: for no depth, one below 1, or a network with linear-angular attention, which has no maps.
     """
 
     def __init__(self, network: nn.Module, depths: Sequence[int]) -> None:

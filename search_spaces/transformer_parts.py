@@ -1,4 +1,4 @@
-"""Parts that families of vision transformers share."""
+"""Shared parts of vision transformers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Block(nn.Module):
     """Pre-norm transformer block.
 
     Args:
-        attention: maps tokens ``(B, N, width)`` to the same, given ``kind`` and its own choices.
+        attention: maps tokens ``(B, N, width)`` to the same shape, given ``kind`` and its own choices.
         width: largest features of a token.
         hidden: largest features inside the MLP.
     """
@@ -66,15 +66,15 @@ def initialise(module: nn.Module) -> None:
 def versioned_attention(
     attention: Sequence[str], angular: Mapping[str, Any] | None
 ) -> tuple[tuple[str, ...], str]:
-    """Kinds of attention, and the version of a space that has them: what of its networks no choice tells.
+    """Kinds of attention, and the space's version, which names the options that are no choices.
 
     Raises:
-        ChoiceError: for a kind, or an option of linear-angular attention, that there is not.
+        ChoiceError: for an unknown kind or option of linear-angular attention.
     """
     kinds = elastic.attention_kinds(attention)
     if "linear-angular" not in kinds:
         return kinds, "1"
-    # Made and dropped, so that a wrong option is told here and not when a network is made.
+    # Built only to raise for a wrong option here, not when a network is built.
     elastic.LinearAngularAttention(1, 1, **(angular or {}))
     return kinds, ", ".join(
         ["1", *kinds, *(f"{key} {value}" for key, value in sorted((angular or {}).items()))]

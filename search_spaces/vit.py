@@ -40,7 +40,7 @@ class VisionTransformer(mn.Supernet):
         patch_size: side of the stored patch kernel, in pixels.
         grid: patches along a side of the stored position embedding.
         per_block: whether heads and MLP ratio are chosen for each block, or once for all.
-        attention: kinds of attention; of more than one, each block's is chosen.
+        attention: kinds of attention; with several, each block chooses one.
         angular: further arguments of linear-angular attention, ``constant`` and ``branch``; see
             :class:`manynet.elastic.LinearAngularAttention`.
     """
@@ -83,7 +83,7 @@ class VisionTransformer(mn.Supernet):
         return logits
 
     def states(self, x: torch.Tensor, arch: mn.Architecture) -> Iterator[torch.Tensor]:
-        """Tokens ``(B, 1 + H/p * H/p, width)`` after each block, the class token first; computed as asked for."""
+        """Tokens ``(B, 1 + H/p * H/p, width)`` after each block, the class token first; computed lazily."""
         tokens = self._embedded(x, arch)
         for index in range(arch["depth"]):
             tokens = self.blocks[index](tokens, **self._block(arch, index))
@@ -137,12 +137,12 @@ def space(
         classes: outputs.
         stored_patch_size: patch size of the shared kernel; the smallest option by default.
         stored_grid: grid of the shared position embedding; that of the largest option by default.
-        attention: kinds of attention; of more than one, each block's is chosen.
+        attention: kinds of attention; with several, each block chooses one.
         angular: further arguments of linear-angular attention, ``constant`` and ``branch``; see
             :class:`manynet.elastic.LinearAngularAttention`.
 
     Raises:
-        ValueError: when a patch size does not divide a resolution, or there is no such kind of attention.
+        ValueError: when a patch size does not divide a resolution, or a kind of attention is unknown.
     """
     attention, version = versioned_attention(attention, angular)
     misfit = [(r, p) for r in resolution for p in patch_size if r % p]
@@ -185,7 +185,7 @@ def space(
 
 
 def scales(arch: Mapping[str, Any]) -> dict[str, float]:
-    """What scaling may change, of one architecture: heads and MLP ratio are means over its blocks."""
+    """Quantities that scaling may change; heads and MLP ratio are means over blocks."""
     prefixes = [f"block{i}." for i in range(arch["depth"])] if "block0.heads" in arch else [""]
     return {
         "depth": arch["depth"],
@@ -212,7 +212,7 @@ tiny = space("vit-tiny", resolution=(8, 16, 24, 32), patch_size=(4, 8), **_small
 castling_tiny = space("castling-tiny", resolution=(8, 16, 24, 32), patch_size=(4, 8), **_small, **_both)
 castling_32 = space("castling-32", resolution=(32,), patch_size=(2, 4), **_small, **_both)
 
-# Small enough to train at 1025 tokens on a CPU, and never of one block: what is chosen for each is compared.
+# Small enough to train at 1025 tokens on a CPU; at least two blocks, because choices of blocks are compared.
 _grid: dict[str, Any] = {
     **_small,
     **_both,

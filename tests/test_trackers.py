@@ -167,7 +167,7 @@ def test_a_key_that_cannot_be_one_is_refused_and_not_told(
 ) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_API_KEY", "secret-but-short")
-    with pytest.raises(TrackerError, match="tracker wandb needs a key that its server takes") as refused:
+    with pytest.raises(TrackerError, match="tracker wandb needs a key that its server accepts") as refused:
         trackers.check(["wandb:digits"])
     assert "secret" not in str(refused.value)
 

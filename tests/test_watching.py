@@ -21,7 +21,7 @@ from manynet.records.conditions import parse_conditions, parse_objectives
 from manynet.report import live
 from manynet.report.content import ReportContent
 from manynet.search.monitor import EVENTS, Monitor, MonitorError, monitored
-from manynet.search.monitor_callback import Telling
+from manynet.search.monitor_callback import MonitorCallback
 from manynet.search.tally import Result, SearchPlan, SearchTally
 from manynet.storage import StorageError
 from manynet.telemetry import metrics
@@ -208,7 +208,7 @@ def test_batches_that_come_after_the_end_are_told(tmp_path: Path, counted: list[
 def test_a_batch_that_never_comes_is_not_waited_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("manynet.search.monitor.SECONDS_TO_COME", 0.05)
+    monkeypatch.setattr("manynet.search.monitor.SECONDS_FOR_BATCHES", 0.05)
 
     async def search() -> None:
         monitor = Monitor(plan(str(tmp_path)), [])
@@ -218,7 +218,7 @@ def test_a_batch_that_never_comes_is_not_waited_for_long(
     asyncio.run(search())
     told = status.read(str(tmp_path))
     assert told is not None and (told.state, told.done) == ("stopped", 2)
-    assert "cannot tell all: 2 of 3 batches did not come" in capsys.readouterr().out
+    assert "incomplete: 2 of 3 batches did not arrive" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("counted")
@@ -251,12 +251,12 @@ def test_a_status_that_takes_long_to_write_is_not_written_over_the_last(
 
 def test_results_are_sent_in_batches_and_the_rest_is_kept_for_the_end() -> None:
     batches: list[Sequence[Result]] = []
-    telling = Telling(batches.append, ["accuracy"])
+    callback = MonitorCallback(batches.append, ["accuracy"])
     for width in (1, 2, 3):
-        telling.on_trial_complete(0, [], trial(0.5, width))
+        callback.on_trial_complete(0, [], trial(0.5, width))
     assert [one.architecture["width"] for batch in batches for one in batch] == [1]
-    assert [one.architecture["width"] for one in telling.rest] == [2, 3]
-    assert telling.sent == 1
+    assert [one.architecture["width"] for one in callback.rest] == [2, 3]
+    assert callback.sent == 1
 
 
 # ---------------------------------------------------------------- a run
@@ -404,8 +404,8 @@ def test_the_report_is_refreshed_while_the_run_goes_on(seen: Seen) -> None:
 def test_a_study_is_searched_by_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manynet.search.monitor.PATIENCE", 0.0)
     one = plan(str(tmp_path))
-    with monitored(one, ["accuracy"], []) as telling:
-        telling.on_trial_complete(0, [], trial(0.5))
+    with monitored(one, ["accuracy"], []) as callback:
+        callback.on_trial_complete(0, [], trial(0.5))
         with pytest.raises(MonitorError, match="is being searched by another job"), monitored(one, [], []):
             pass
     told = json.loads((tmp_path / status.FILE).read_text())
@@ -418,11 +418,11 @@ def test_a_study_is_searched_by_one_run_at_a_time(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_search_goes_on_without_its_monitor(tmp_path: Path) -> None:
-    with monitored(plan(str(tmp_path)), ["accuracy"], []) as telling:
-        telling.on_trial_complete(0, [], trial(0.5))
+    with monitored(plan(str(tmp_path)), ["accuracy"], []) as callback:
+        callback.on_trial_complete(0, [], trial(0.5))
         ray.kill(ray.get_actor(f"{status.PREFIX}{tmp_path}", status.NAMESPACE))
         time.sleep(0.6)
         start = time.monotonic()
-        telling.on_trial_complete(0, [], trial(0.6))
-        telling.on_trial_complete(0, [], trial(0.7))
+        callback.on_trial_complete(0, [], trial(0.6))
+        callback.on_trial_complete(0, [], trial(0.7))
     assert time.monotonic() - start < 5

@@ -1,4 +1,4 @@
-"""Single-operator any-connection training, and the strategies it was compared with."""
+"""NASRec's single-operator any-connection training, and the alternatives compared in the paper."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _MOST = 4
 @final
 @dataclass(frozen=True)
 class AnyConnection(Strategy):
-    """Trains one subnet a step; early on, often one with every operator and connection (arXiv 2207.07187).
+    """Trains one subnet a step; during warm-up often one with all operators and connections (arXiv 2207.07187).
 
     For spaces whose blocks choose operators and sources: keys ``<block>.<...>_operator``, and ``..._from``,
-    ``left`` and ``right``, whose values may name several joined by ``+``. The defaults are the strategy that
-    the authors found best; ``connections="single"`` and ``operators="any"`` are those they compared it with.
+    ``left`` and ``right``, whose values may name several joined by ``+``. The defaults are the authors' best
+    strategy; ``connections="single"`` and ``operators="any"`` are the alternatives that they compare.
 
     Args:
         operators: ``single`` is one dense and one sparse operator a block, ``any`` is any number of each,
             their outputs added.
         connections: ``any`` is the space's own prior, ``single`` is one source a connection.
         warmup: share of the steps over which the probability of a full path falls from 1 to 0. It is drawn
-            once for the connections of all blocks, and for each block for its operators and sizes.
+            once for all connections, and once for each block's operators and sizes.
     """
 
     operators: Count = "single"
@@ -90,7 +90,7 @@ class AnyConnection(Strategy):
 
 
 def _all(space: SearchSpace, key: str) -> Any:
-    """Every operator, every source, the largest size, each merger on."""
+    """The largest option: all operators or sources, the largest size, or a merger turned on."""
     options = _options(space, key)
     if _is_connection(key) or _is_operator(key):
         return "+".join(option for option in options if "+" not in option)
@@ -98,7 +98,7 @@ def _all(space: SearchSpace, key: str) -> Any:
 
 
 def _some(options: list[Any], rng: np.random.Generator) -> str:
-    """One and, with probability 1/2 each, up to three more of the options."""
+    """A random subset of options: one, and up to three more with probability 1/2 each."""
     count = 1 + rng.binomial(min(len(options), _MOST) - 1, 0.5)
     chosen = rng.choice(len(options), size=count, replace=False)
     return "+".join(options[index] for index in sorted(chosen.tolist()))

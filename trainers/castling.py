@@ -1,12 +1,12 @@
-"""Castling: softmax attention that helps linear-angular attention to learn, and is gone before training ends.
+"""Castling: auxiliary softmax attention for the training of linear-angular attention, removed before its end.
 
-"Castling-ViT" (arXiv 2211.10526, section 4.2) adds masked softmax attention to its linear-angular blocks while they are
-trained, and regularises it until its mask is empty. Their schedule was never released; here a rising threshold closes
-the mask for certain.
+"Castling-ViT" (arXiv 2211.10526, section 4.2) adds a branch of masked softmax attention to linear-angular blocks during
+training, and regularises it until its mask is empty. The authors' schedule was not released; here a rising threshold
+closes the mask with certainty.
 
-A threshold is a share from 0 to 1 that means the same at any number of tokens N: at share s an entry of the attention is
-open when it is above ``1 / ((1 - s) N)``. The entries of a query sum to 1, so fewer than 1 - s of them can be. At 0 those
-above an even share are open, at 1 none is.
+A threshold is a share from 0 to 1, independent of the number of tokens N: at share s an attention entry is open when it
+is above ``1 / ((1 - s) N)``. The entries of a query sum to 1, so a share below 1 - s of them can be open. At 0 all
+entries above the mean are open, at 1 none is.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Paths = Literal["sandwich", "single_path"]
 
 @dataclass(frozen=True)
 class Closing:
-    """How the threshold rises, evenly, over a run.
+    """Linear schedule of the threshold over a run.
 
     Args:
         threshold: of the first step, a share from 0 to 1.
@@ -42,7 +42,7 @@ class Closing:
         close_at: share of the run; 1 is its last step.
 
     Raises:
-        ValueError: for one that is none of these, a schedule longer than the run, or a threshold that falls.
+        ValueError: for a value outside 0 to 1, or a threshold that falls.
     """
 
     threshold: float
@@ -62,7 +62,7 @@ class Closing:
             raise ValueError(f"close_at must be a share of the run, from 0 to 1, but got {self.close_at!r}")
 
     def at(self, step: int, steps: int) -> float:
-        """The threshold of a step, from 0, of so many."""
+        """The threshold of step ``step``, from 0, of ``steps``."""
         last = round(self.close_at * (steps - 1))
         if step >= last:
             return self.final_threshold
@@ -71,12 +71,12 @@ class Closing:
 
 @dataclass
 class Passes:
-    """The branch in the forward passes of one step.
+    """The auxiliary branch in the forward passes of one step.
 
     Args:
         threshold: a share below 1.
         weight: of the regulariser.
-        autocast: makes the context of a pass without the branch.
+        autocast: creates the context of a pass without the branch.
 
     Attributes:
         branches: one a pass.
@@ -95,11 +95,11 @@ class Passes:
             yield
 
     def regularised(self, loss: torch.Tensor) -> torch.Tensor:
-        """The loss of the newest pass, and what the branch leaves open in it."""
+        """The loss of the last pass plus its weighted regulariser."""
         return loss + self.weight * self.branches[-1].regulariser
 
     @torch.no_grad()
-    def left_open(
+    def open_shares(
         self, blocks: Mapping[nn.Module, str], device: torch.device
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean regulariser of all calls of layers, and each block's mean share of open entries."""
@@ -108,21 +108,21 @@ class Passes:
         for call in calls:
             shares.setdefault(blocks[call.layer], []).append(call.open / call.entries)
         mass = torch.stack([call.mass for call in calls]).mean() if calls else torch.zeros((), device=device)
-        return mass, {block: torch.stack(found).mean() for block, found in shares.items()}
+        return mass, {block: torch.stack(values).mean() for block, values in shares.items()}
 
 
 class _Castling(Strategy):
-    """Runs another strategy with the branch in its passes, until the branch is closed."""
+    """Wraps a strategy: adds the auxiliary branch to its passes until the branch is closed."""
 
     def __init__(self, inner: Strategy, closing: Closing, regulariser_weight: float) -> None:
         if isinstance(regulariser_weight, bool) or not 0 <= regulariser_weight < math.inf:
             raise ValueError(f"regulariser_weight must be at least 0, but got {regulariser_weight!r}")
         self.inner, self.closing, self.regulariser_weight = inner, closing, regulariser_weight
-        # Of each block when its branch was last there; a step need not reach all of them.
+        # Share of open entries of each block when it last ran; a step need not run all blocks.
         self._open: dict[str, torch.Tensor] = {}
 
     def start(self, space: SearchSpace, device: torch.device) -> None:
-        # Of the space, not the network: a subnet may have chosen softmax for all its blocks.
+        # Checks the space, not the network: a subnet may use softmax in all its blocks.
         if not any(isinstance(module, elastic.LinearAngularAttention) for module in space.build().modules()):
             raise TrainingError(
                 f"Castling trains spaces with linear-angular blocks, but {space.name!r} has none"
@@ -138,23 +138,23 @@ class _Castling(Strategy):
             self._open = {block: torch.zeros(()) for block in blocks}
         else:
             passes = Passes(threshold, self.regulariser_weight, step.autocast)
-            inside = replace(step, autocast=passes.forward, regularised=passes.regularised)
-            logged = self.inner.backward(network, batch, inside)
-            regulariser, found = _averaged(*passes.left_open(names, batch.targets.device), step)
-            self._open |= found
+            inner_step = replace(step, autocast=passes.forward, regularised=passes.regularised)
+            logged = self.inner.backward(network, batch, inner_step)
+            regulariser, open_shares = _averaged(*passes.open_shares(names, batch.targets.device), step)
+            self._open |= open_shares
         shares = {f"open/{block}": self._open[block] for block in blocks if block in self._open}
         mean = {"open": sum(shares.values(), torch.zeros(())) / len(shares)} if shares else {}
         return {**logged, "threshold": torch.tensor(threshold), "regulariser": regulariser, **mean, **shares}
 
     def finished(self) -> None:
-        """Refuse a network of which a block's branch was open when last it ran.
+        """Reject a network if a block's branch was open when it last ran.
 
         Raises:
             TrainingError: with the blocks, and the share of entries open in each.
         """
-        left = {block: float(share) for block, share in self._open.items() if share > 0}
-        if left:
-            shares = ", ".join(f"{share:.3g} of {block}" for block, share in left.items())
+        still_open = {block: float(share) for block, share in self._open.items() if share > 0}
+        if still_open:
+            shares = ", ".join(f"{share:.3g} of {block}" for block, share in still_open.items())
             raise TrainingError(
                 f"no entry of the auxiliary branch may be open when training ends, but got {shares}; "
                 "with a final_threshold of 1 none is"
@@ -169,18 +169,18 @@ class _Castling(Strategy):
 
 @final
 class Castling(_Castling):
-    """Trains a supernet by sandwich or single path, with the branch in all linear-angular blocks that run.
+    """Trains a supernet by sandwich rule or single path, with the auxiliary branch in linear-angular blocks.
 
     Args:
         paths: which subnets a step trains: ``sandwich`` (:class:`trainers.sandwich.Sandwich`) or ``single_path``
             (:class:`trainers.single_path.SinglePath`).
-        samples: of the sandwich.
-        distill: of the sandwich.
+        samples: random subnets a step; for ``sandwich``.
+        distill: whether other subnets also learn from the largest; for ``sandwich``.
         threshold: of the first step, a share from 0 to 1; see :mod:`trainers.castling`.
-        final_threshold: from ``close_at`` on. Below 1 the branch stays, and the run ends in an error unless
+        final_threshold: from ``close_at`` on. Below 1 the branch remains, and the run ends in an error unless
             the regulariser has emptied it.
-        close_at: share of the run over which the threshold rises. At 1, and after, steps run without the branch.
-        regulariser_weight: of what is left open, a share from 0 to 1, in the loss.
+        close_at: share of the run over which the threshold rises. At a threshold of 1, steps run without the branch.
+        regulariser_weight: weight in the loss of the attention in open entries, a share from 0 to 1.
     """
 
     def __init__(
@@ -201,10 +201,10 @@ class Castling(_Castling):
 
 @final
 class CastlingFineTune(_Castling):
-    """Trains one subnet on the labels, as :class:`trainers.finetune.FineTune`, with the branch in its blocks.
+    """Trains one subnet on the labels, as :class:`trainers.finetune.FineTune`, with the auxiliary branch.
 
     Args:
-        threshold: as of :class:`Castling`, like all others.
+        threshold: as in :class:`Castling`, like all others.
     """
 
     trains: ClassVar[Literal["supernet", "subnet"]] = "subnet"
@@ -220,7 +220,7 @@ class CastlingFineTune(_Castling):
 
 
 def block_name(name: str) -> str:
-    """The numbered parts of a module's name: ``blocks.3.attention`` is ``block3``; without numbers, all of it."""
+    """The block in a module's name: ``blocks.3.attention`` gives ``block3``; without numbers, the whole name."""
     parts = name.split(".")
     numbered = [
         part if before.isdigit() else before.removesuffix("s") + part
@@ -233,7 +233,7 @@ def block_name(name: str) -> str:
 def _averaged(
     regulariser: torch.Tensor, shares: Mapping[str, torch.Tensor], step: Step
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The mean of each over workers, whose passes run the same blocks because they draw alike."""
+    """Average over workers; all run the same blocks, because their random draws are equal."""
     values = torch.stack([regulariser, *shares.values()])
     step.average([values])
     regulariser, *means = values.unbind()

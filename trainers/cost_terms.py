@@ -1,4 +1,4 @@
-"""How a differentiable search weighs cost against the loss: each maps both to what is minimised."""
+"""Objectives of differentiable search: each combines loss and cost into the value to minimise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def additive(loss: torch.Tensor, cost: torch.Tensor, target: float, strength: fl
 def multiplied(loss: torch.Tensor, cost: torch.Tensor, target: float, strength: float) -> torch.Tensor:
     """``loss * (1 + log(1 + cost / target)) ** strength``, after FBNet's product (arXiv 1812.03443).
 
-    FBNet multiplies by a power of the logarithm of the cost in its own unit, which is negative below one; here the
-    logarithm is of the cost over the target, kept above 1, so that the factor rises with cost everywhere.
+    FBNet multiplies by a power of the logarithm of the cost in its own unit, which is negative below one. Here the
+    logarithm is of 1 + cost / target, so that the factor rises with cost everywhere.
     """
     return loss * (1 + torch.log1p(cost / target)) ** strength

@@ -1,4 +1,4 @@
-"""Differentiable search: the options of every choice share one forward pass, and their weights are learnt."""
+"""Differentiable search: all options of a choice run in one forward pass, and their weights are learnt."""
 
 from __future__ import annotations
 
@@ -24,29 +24,28 @@ Term = Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]
 
 @final
 class Differentiable(Strategy):
-    """Learns shared weights and, on examples held out from them, which option of each choice to take.
+    """Learns shared weights and, on held-out examples, the probabilities of each choice's options.
 
-    Masks and Gumbel-softmax as in FBNetV2 (Wan et al., arXiv 2004.05565). Weights of options decay from what noise
-    decides to what was learnt, with the temperature. Cost is that of architectures drawn by the learnt
-    probabilities, which sharpen with the temperature too: so at the end it is the cost of the likeliest one.
+    Masks and Gumbel-softmax as in FBNetV2 (Wan et al., arXiv 2004.05565). As the temperature falls, the weights of
+    options depend less on noise and more on the logits. Cost is the expectation over the learnt probabilities, which
+    sharpen with the temperature too: at the end it is the cost of the likeliest architecture.
 
     Args:
-        target: cost to aim for, in the unit of ``cost``.
-        cost: ``macs`` or ``parameters`` of one example, or ``latency``: its milliseconds by a table.
+        target: target cost, in the unit of ``cost``.
+        cost: ``macs`` or ``parameters`` of one example, or ``latency`` in ms from a table.
         table: address of that table, an absolute path or a URI; see :class:`manynet.latency.table.LatencyTable`.
-        term: ``module:name`` of what weighs cost against the loss; see :mod:`trainers.cost_terms`.
+        term: ``module:name`` of the function that combines cost and loss; see :mod:`trainers.cost_terms`.
         strength: of that term.
         temperature: of the first step; it falls exponentially.
-        final_temperature: of the last step. The lower, the nearer to its target is what is found.
-        learning_rate: of the probabilities' logits, which Adam trains. With few updates it must be large: entropy
-            that hardly falls says that it was not.
-        every: steps of the weights to one of the logits.
-        held_out: share of the training examples that teach the logits and not the weights.
-        warmup: share of the steps in which the weights alone are trained. Before they have learnt what an option is
-            good for, its cost decides.
-        drawn: keys, separated by commas, of which every step draws one option rather than sum over all: less
-            memory and time, where options are paths of their own. Their logits learn from the loss of each option
-            in turn, without a backward pass. None is ``resolution``, where the space has several.
+        final_temperature: of the last step. Lower values bring the result closer to the target.
+        learning_rate: of Adam for the logits. With few updates it must be large; if entropy hardly falls, it is too
+            small.
+        every: weight updates for each update of the logits.
+        held_out: share of the training examples that train the logits instead of the weights.
+        warmup: share of the steps that train only the weights. With untrained weights, cost alone would decide.
+        drawn: keys, separated by commas, of which every step draws one option instead of summing over all: less
+            memory and time where options are separate paths. Their logits learn from the loss of each option in
+            turn, without a backward pass. None is ``resolution``, if the space has several.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Differentiable(Strategy):
                 f"table must be an address where cost is 'latency', else None, but got {table!r}"
             )
         if table is not None and "://" not in table and not Path(table).is_absolute():
-            # Workers read it too, and run in folders of their own.
+            # Workers read it too, and have other working directories.
             raise ValueError(f"table must be an absolute path or a URI, but got {table!r}")
         positive = {
             "target": target,
@@ -109,7 +108,7 @@ class Differentiable(Strategy):
         cost = self._cost(space.soften(space.largest, self.logits))
         self._check_target(cost)
         self._expected = Expectation(cost).to(device)
-        self._told = self._state_of_search(self.temperature)
+        self._logged = self._state_of_search(self.temperature)
 
     def backward(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
         with torch.no_grad():
@@ -120,10 +119,10 @@ class Differentiable(Strategy):
         if updates > 0 and not ready:
             self._learn(network, step, updates - 1)
         temperature = torch.tensor(self._temperature(step))
-        return {"loss": loss.detach(), "temperature": temperature, **self._told}
+        return {"loss": loss.detach(), "temperature": temperature, **self._logged}
 
     def found(self) -> Architecture:
-        """The likeliest option of each choice."""
+        """The architecture with the likeliest option of each choice."""
         return self.space.canonical({**self.space.largest, **self._likeliest()})
 
     def watched(self, space: SearchSpace) -> Mapping[str, Architecture]:
@@ -133,14 +132,14 @@ class Differentiable(Strategy):
         return {
             "logits": {key: logit.detach() for key, logit in self.logits.items()},
             "optimizer": self.optimizer.state_dict(),
-            "told": self._told,
+            "told": self._logged,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for key, logit in self.logits.items():
             logit.data.copy_(state["logits"][key])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._told = state["told"]
+        self._logged = state["told"]
 
     def _drawn_keys(self) -> list[str]:
         if self.drawn is None:
@@ -151,7 +150,7 @@ class Differentiable(Strategy):
             raise TrainingError(
                 f"drawn must be of the choices that may stay undecided, ({', '.join(self.space.soft)}), but got {key!r}"
             )
-        # Nothing is to be learnt of a choice with one option.
+        # A choice with one option has nothing to learn.
         return sorted(key for key in keys if len(self.space.soft[key]) > 1)
 
     def _check_target(self, cost: Count | int) -> None:
@@ -163,7 +162,7 @@ class Differentiable(Strategy):
             )
 
     def _extreme(self, cost: Count | int, pick: Callable[..., int]) -> float:
-        """The least or the most that an architecture costs, by choosing each option for itself."""
+        """The least or the highest cost of an architecture, optimised one choice at a time."""
         if not isinstance(cost, Count):
             return cost
         options = dict.fromkeys(self.space.soft, 0)
@@ -172,45 +171,45 @@ class Differentiable(Strategy):
         return cost.at(options)
 
     def _cost(self, arch: Architecture) -> Count | int:
-        """Cost of an undecided architecture, under every combination of options."""
+        """Cost of an undecided architecture, as a count over all combinations of options."""
         if self.table is not None:
             return self.table.count(self.space, arch)
         macs, parameters = self.space.count(arch)
         return macs if self.cost == "macs" else parameters
 
     def _learn(self, network: nn.Module, step: Step, update: int) -> None:
-        """One step of the logits, on examples that the weights never see."""
+        """One update of the logits, on held-out examples."""
         batch = step.held(update)
         loss = self._loss(network, batch, self._relaxed(step), step)
         for key in self._drawn:
             loss = loss + self._expected_loss(network, batch, key, step)
         total = self.term(loss, self.expected_cost(step), self.target, self.strength)
-        # Of the logits alone: the weights' own gradients are left as they are.
-        slopes = torch.autograd.grad(total, list(self.logits.values()), allow_unused=True)
-        slopes = tuple(
-            torch.zeros_like(logit) if slope is None else slope
-            for logit, slope in zip(self.logits.values(), slopes, strict=True)
+        # Gradients of the logits alone: those of the weights are not changed.
+        gradients = torch.autograd.grad(total, list(self.logits.values()), allow_unused=True)
+        gradients = tuple(
+            torch.zeros_like(logit) if gradient is None else gradient
+            for logit, gradient in zip(self.logits.values(), gradients, strict=True)
         )
-        step.average(slopes)
-        for logit, slope in zip(self.logits.values(), slopes, strict=True):
-            logit.grad = slope
+        step.average(gradients)
+        for logit, gradient in zip(self.logits.values(), gradients, strict=True):
+            logit.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._told = self._state_of_search(self._temperature(step))
+        self._logged = self._state_of_search(self._temperature(step))
 
     def _expected_loss(self, network: nn.Module, batch: Batch, key: str, step: Step) -> torch.Tensor:
-        """What the loss is on average over a drawn choice, in which the losses themselves are constants."""
+        """Expected loss over a drawn choice; differentiable in its probabilities, with value 0."""
         with torch.no_grad():
             arch = self._relaxed(step)
             losses = [
                 self._loss(network, batch, {**arch, key: option}, step) for option in self.space.soft[key]
             ]
         expected = torch.stack(losses) @ self._sharpened(self._temperature(step))[key]
-        # Its value must not count twice.
+        # Subtract the value, which the loss contains already.
         return expected - expected.detach()
 
     def _loss(self, network: nn.Module, batch: Batch, arch: Architecture, step: Step) -> torch.Tensor:
-        # Images come at the resolution that was drawn, or at the largest where it is undecided.
+        # Images have the drawn resolution, or the largest one if it is undecided.
         inputs = fit(batch.inputs, step.space, step.space.decided(arch))
         with step.autocast():
             outputs = network(*inputs, arch=arch)
@@ -218,7 +217,7 @@ class Differentiable(Strategy):
         return loss
 
     def _relaxed(self, step: Step) -> dict[str, Any]:
-        """Weights of every option by Gumbel-softmax, with noise that is equal on every worker."""
+        """Gumbel-softmax weights of all options, with equal noise on every worker."""
         noise = np.random.default_rng(step.random.bit_generator.seed_seq.spawn(1)[0])  # type: ignore[attr-defined]
         weights, decided = {}, {}
         for key, logit in self.logits.items():
@@ -230,12 +229,12 @@ class Differentiable(Strategy):
         return self.space.soften({**self.space.largest, **decided}, weights)
 
     def expected_cost(self, step: Step) -> torch.Tensor:
-        """Mean cost of architectures drawn by the probabilities, sharpened as the temperature is below 1."""
+        """Expected cost under the option probabilities, sharpened when the temperature is below 1."""
         expected: torch.Tensor = self._expected(self._sharpened(self._temperature(step)))
         return expected
 
     def _sharpened(self, temperature: float) -> dict[str, torch.Tensor]:
-        # For loss and cost alike: slopes grow as it sharpens, and one's must not outgrow the other's.
+        # Loss and cost use the same sharpening: gradients grow with it, and must stay in proportion.
         sharp = min(1.0, temperature)
         return {key: (logit / sharp).softmax(0) for key, logit in self.logits.items()}
 
@@ -248,7 +247,7 @@ class Differentiable(Strategy):
 
     @torch.no_grad()
     def _state_of_search(self, temperature: float) -> dict[str, torch.Tensor]:
-        """How decided it is, and at which cost."""
+        """Entropy of the probabilities, expected cost, and cost of the likeliest architecture."""
         probabilities = {key: logit.softmax(0) for key, logit in self.logits.items()}
         entropy = sum(-(p * p.clamp_min(1e-12).log()).sum() for p in probabilities.values())
         certain = {key: nn.functional.one_hot(p.argmax(), len(p)).to(p) for key, p in probabilities.items()}

@@ -17,7 +17,7 @@ from manynet.space.subnet import Subnet
 @final
 @dataclass(frozen=True)
 class FineTune(Strategy):
-    """Trains a subnet on the labels, whether it starts from shared or from random weights."""
+    """Trains a subnet on the labels, from shared or from random weights."""
 
     trains: ClassVar[Literal["supernet", "subnet"]] = "subnet"
 

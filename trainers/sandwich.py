@@ -1,4 +1,4 @@
-"""The sandwich rule with in-place distillation."""
+"""The sandwich rule with in-place distillation: each step trains the largest, the smallest and random subnets."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from manynet.space.evaluation import fit
 @final
 @dataclass(frozen=True)
 class Sandwich(Strategy):
-    """Trains the largest subnet, the smallest and some between, all in every step.
+    """Trains the largest subnet, the smallest and some random ones in every step.
 
-    The largest learns from the labels, the others from the labels and, more and more, from its soft outputs
+    The largest learns from the labels, the others from the labels and, increasingly, from its soft outputs
     of the same step (Yu and Huang, Universally Slimmable Networks, arXiv 1903.05134; Yu et al., BigNAS,
-    arXiv 2003.11142). The share of the soft outputs rises evenly over the run: a largest subnet that knows
-    nothing yet teaches the others, and through their weights itself, to say nothing. A step's loss is the
-    mean over its passes, not their sum, so that a gradient clip means the same as for one network.
+    arXiv 2003.11142). The weight of distillation rises linearly over the run: an untrained largest subnet
+    would teach the others, and through shared weights itself, constant outputs. A step's loss is the mean
+    over its passes, not the sum, so that gradient clipping acts as for one network.
 
     Args:
         samples: random subnets a step, besides the largest and the smallest.
-        distill: whether the others learn from the largest too; otherwise from the labels alone.
+        distill: whether the others also learn from the largest; otherwise from the labels alone.
     """
 
     samples: int = 2
@@ -43,14 +43,14 @@ class Sandwich(Strategy):
             loss = space.task.loss(outputs, batch.targets, step.label_smoothing)
         torch.autograd.backward(share * step.regularised(loss))
         teacher = outputs.detach()
-        soft = step.number / step.total if self.distill else 0.0
+        weight = step.number / step.total if self.distill else 0.0
         total = share * loss.detach()
         for arch in [space.smallest, *(space.draw(step.random) for _ in range(self.samples))]:
             with step.autocast():
                 outputs = network(*fit(batch.inputs, space, arch), arch=arch)
-                other = (1 - soft) * space.task.loss(outputs, batch.targets, step.label_smoothing)
-                if soft:
-                    other = other + soft * space.task.distillation(outputs, teacher)
+                other = (1 - weight) * space.task.loss(outputs, batch.targets, step.label_smoothing)
+                if weight:
+                    other = other + weight * space.task.distillation(outputs, teacher)
             torch.autograd.backward(share * step.regularised(other))
             total = total + share * other.detach()
         return {"loss": total, "largest/loss": loss.detach()}

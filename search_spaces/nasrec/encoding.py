@@ -1,4 +1,4 @@
-"""Architectures that the authors of NASRec published, as architectures of these spaces.
+"""Converts NASRec's published architectures to architectures of these spaces.
 
 Their JSON files have two lists with an entry a block. ``micro``: ``active_nodes`` (numbers of operators),
 ``dense_in_dims``, ``sparse_in_dims``, ``dense_sparse_interact`` and ``deep_fm`` (0 or 1). ``macro``:
@@ -26,16 +26,16 @@ _CONNECTIONS = {
 
 
 def from_published(encoding: Mapping[str, Any]) -> dict[str, Any]:
-    """The architecture that one of the authors' JSON files holds.
+    """Convert the content of one of the authors' JSON files to an architecture.
 
     Its keys are those of ``full`` for an ``xlarge`` encoding, and of ``small`` for an ``autoctr`` one; hand it
     to :meth:`manynet.SearchSpace.canonical` of that space.
 
     Args:
-        encoding: the file's content; also its ``choice``, where a record of a search holds it there.
+        encoding: the file's content; in a record of a search, it is under ``choice``.
 
     Raises:
-        ArchitectureError: when an entry is missing, or is not what such a file can hold.
+        ArchitectureError: when an entry is missing or invalid.
     """
     content = encoding.get("choice", encoding)
     config = encoding.get("config", content.get("config", "xlarge"))
@@ -66,9 +66,9 @@ def _block(micro: Mapping[str, Any], macro: Mapping[str, Any], config: str, numb
         "fm": bool(micro["deep_fm"]),
     }
     pairwise = {"gating", "sum"} & set(_NODES[config])
-    for key, theirs in _CONNECTIONS.items():
+    for key, entry in _CONNECTIONS.items():
         if key in ("dense_from", "sparse_from") or pairwise:
-            choices[key] = _joined([str(s) for s in sorted(set(macro[theirs]))], number, theirs)
+            choices[key] = _joined([str(s) for s in sorted(set(macro[entry]))], number, entry)
     return {f"block{number}.{key}": value for key, value in choices.items()}
 
 

@@ -51,8 +51,8 @@ class Block(nn.Module):
     """All operators and mergers of one block.
 
     Args:
-        dense: width of each dense source it may read, by name.
-        tokens: number of tokens of each sparse source it may read, by name.
+        dense: width of each dense source, by name.
+        tokens: number of tokens of each sparse source, by name.
         limits: largest sizes.
         dense_operators: names in :data:`DENSE`.
         sparse_operators: names in :data:`SPARSE`.
@@ -105,7 +105,7 @@ class NASRec(mn.Supernet):
     Args:
         dense: dense features.
         tables: embedding tables, one a categorical feature.
-        blocks: how many there are.
+        blocks: number of blocks.
         limits: largest sizes.
         dense_operators: names in :data:`DENSE`.
         sparse_operators: names in :data:`SPARSE`.
@@ -141,12 +141,12 @@ class NASRec(mn.Supernet):
 
 
 def merged(source: str) -> str:
-    """Name of the tokens that a block's dense output was turned into."""
+    """Name of the tokens made from a block's dense output."""
     return f"{source}-merged"
 
 
 class _Run:
-    """One forward pass, from the head backwards: what no live block reads is never asked for, nor computed."""
+    """One forward pass, evaluated lazily from the head backwards: unread outputs are not computed."""
 
     def __init__(
         self, network: NASRec, dense: torch.Tensor, ids: torch.Tensor, arch: mn.Architecture
@@ -168,7 +168,7 @@ class _Run:
         return self._dense[source]
 
     def operated(self, source: str) -> torch.Tensor:
-        """What a block's dense operators give, before anything is merged into it."""
+        """Sum of a block's dense operators, before the merger."""
         if source not in self._operated:
             width, operators = self._choice(source, "dense_width"), self._block(source).dense
             parts = [
@@ -179,7 +179,7 @@ class _Run:
         return self._operated[source]
 
     def own_tokens(self, source: str) -> torch.Tensor:
-        """What a block's sparse operators give, or the embeddings: ``(B, dim, tokens)``."""
+        """Sum of a block's sparse operators, or the embeddings of the input: ``(B, dim, tokens)``."""
         if source not in self._own:
             if source == "0":
                 self._own[source] = self.network.tables(self.ids).transpose(1, 2).contiguous()
@@ -192,16 +192,16 @@ class _Run:
         return self._own[source]
 
     def tokens(self, source: str) -> dict[str, torch.Tensor]:
-        """The tokens of a source, by name: its own, and those merged into them."""
-        found = {source: self.own_tokens(source)}
+        """The tokens of a source, by name: its own, and those merged from its dense output."""
+        tokens = {source: self.own_tokens(source)}
         if source != "0" and self._choice(source, "dense_to_sparse"):
             if source not in self._merged:
                 self._merged[source] = self._block(source).dense_to_sparse(self.operated(source))
-            found[merged(source)] = self._merged[source]
-        return found
+            tokens[merged(source)] = self._merged[source]
+        return tokens
 
     def _inputs(self, source: str, operator: str) -> dict[str, dict[str, torch.Tensor]]:
-        """What the connections of a block's dense operator bring, by connection."""
+        """Inputs of a block's dense operator, by connection."""
         kind = self._block(source).dense[operator]
         assert isinstance(kind, DenseOperator)
         chosen = {connection: self._choice(source, connection) for connection in kind.reads}

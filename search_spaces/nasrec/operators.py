@@ -1,8 +1,8 @@
 """The operators of a NASRec block (Zhang et al., arXiv 2207.07187), with one weight for each source.
 
-Dense activations are ``(B, width)``. Tokens are kept as ``(B, dim, tokens)``, so that what mixes tokens is a
-linear map of the last dimension. A block reads any of the sources before it: ``y = sum_j W_j x_j`` over those
-that are there, each ``W_j`` sliced to its own input. Nothing is concatenated, so nothing has to be masked.
+Dense activations are ``(B, width)``. Tokens are ``(B, dim, tokens)``, so that mixing tokens is a linear map of
+the last dimension. A block reads any earlier sources: ``y = sum_j W_j x_j`` over the chosen ones, each ``W_j``
+sliced to its own input. Nothing is concatenated, so nothing has to be masked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Sources = Mapping[str, torch.Tensor]
 Sizes = Mapping[str, int]
 
 _HEAD_DIM = 2
-# The authors start the two norms of attention at this scale.
+# The authors initialise the two norms of attention with this scale.
 _ATTENTION_SCALE = 0.17
 
 
@@ -36,7 +36,7 @@ class Limits:
 
     Attributes:
         width: of dense activations.
-        tokens: that a sparse operator gives.
+        tokens: output tokens of a sparse operator.
         dim: features of a token, and of an embedding.
     """
 
@@ -46,7 +46,7 @@ class Limits:
 
     @property
     def interacting(self) -> int:
-        """Tokens that a balanced dot product lets interact: their pairs are about ``width``."""
+        """Tokens in a balanced dot product, such that their pairs are about ``width``."""
         return round(math.sqrt(2 * self.width))
 
 
@@ -55,7 +55,7 @@ class PerSource(nn.Module):
 
     Args:
         sizes: largest size of each source's last dimension.
-        size: largest size of the output's.
+        size: largest size of the output's last dimension.
     """
 
     def __init__(self, sizes: Sizes, size: int) -> None:
@@ -71,21 +71,21 @@ class PerSource(nn.Module):
 
 
 class DenseOperator(nn.Module, ABC):
-    """Gives a dense activation ``(B, width)``.
+    """Operator with a dense output ``(B, width)``.
 
     Attributes:
-        reads: which of a block's connections it reads.
+        reads: the block's connections that it reads.
     """
 
     reads: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def forward(self, width: int, inputs: Mapping[str, Sources]) -> torch.Tensor:
-        """Combine what its connections bring, by connection: dense ``(B, d_j)`` or tokens ``(B, dim, n_j)``."""
+        """Combine inputs, by connection: dense ``(B, d_j)`` or tokens ``(B, dim, n_j)``."""
 
 
 class SparseOperator(nn.Module, ABC):
-    """Gives tokens ``(B, dim, tokens)``."""
+    """Operator with an output of tokens ``(B, dim, tokens)``."""
 
     @abstractmethod
     def forward(self, tokens: int, sources: Sources) -> torch.Tensor:
@@ -148,8 +148,8 @@ class Sum(Pairwise):
 class DotProduct(DenseOperator):
     """Products of all pairs of tokens, a dense one among them, as in DLRM (arXiv 1906.00091), balanced.
 
-    However many tokens arrive, a fixed number of mixtures of them interacts: only that mixing grows with what
-    arrives, so the operator costs about as much as the others.
+    The input tokens are first mixed to a fixed number. Only the mixing grows with the number of input tokens,
+    so the operator costs about as much as the others.
     """
 
     reads = ("dense_from", "sparse_from")
@@ -163,7 +163,7 @@ class DotProduct(DenseOperator):
         self.mix_norm = elastic.LayerNorm(count)
         self.project = elastic.Linear(count * (count + 1) // 2, limits.width, bias=False)
         self.norm = elastic.LayerNorm(limits.width)
-        # Not persistent: it follows from the sizes.
+        # Not persistent: it depends on the sizes alone.
         self.register_buffer("pairs", _pairs_below_diagonal(count + 1), persistent=False)
 
     def forward(self, width: int, inputs: Mapping[str, Sources]) -> torch.Tensor:
@@ -176,17 +176,17 @@ class DotProduct(DenseOperator):
 
 
 def _pairs_below_diagonal(count: int) -> torch.Tensor:
-    """Places of the strict lower triangle in a flattened ``(count, count)`` matrix."""
+    """Indices of the strict lower triangle in a flattened ``(count, count)`` matrix."""
     rows, columns = torch.tril_indices(count, count, offset=-1)
-    places: torch.Tensor = rows * count + columns
-    return places
+    indices: torch.Tensor = rows * count + columns
+    return indices
 
 
 @final
 class UnbalancedDotProduct(DenseOperator):
-    """Products of all pairs of tokens that arrive: cost and weights grow with the square of their number.
+    """Products of all pairs of input tokens: cost and weights grow with the square of their number.
 
-    What the authors' search space would be without operator balancing; for comparison.
+    The dot product without operator balancing; for comparison.
     """
 
     reads = ("dense_from", "sparse_from")
@@ -208,11 +208,11 @@ class UnbalancedDotProduct(DenseOperator):
 
     def forward(self, width: int, inputs: Mapping[str, Sources]) -> torch.Tensor:
         x = self.dense_norm(self.dense(inputs["dense_from"])).unsqueeze(-1)
-        arrived = {"dense": x, **inputs["sparse_from"]}
-        there = [name for name in self.order if name in arrived]
+        sources = {"dense": x, **inputs["sparse_from"]}
+        names = [name for name in self.order if name in sources]
         parts = [
-            self.pairs[_pair(first, second)](arrived[first], arrived[second], width)
-            for first, second in combinations_with_replacement(there, 2)
+            self.pairs[_pair(first, second)](sources[first], sources[second], width)
+            for first, second in combinations_with_replacement(names, 2)
             if (first, second) != ("dense", "dense")
         ]
         output: torch.Tensor = self.norm(reduce(add, parts))
@@ -252,9 +252,9 @@ class EmbedFullyConnected(SparseOperator):
 
 @final
 class Attention(SparseOperator):
-    """A transformer layer over the tokens, after mixing those that arrive to as many as it gives.
+    """A post-norm transformer layer, after mixing the input tokens to the number of output tokens.
 
-    Heads have two features each; both sublayers add to their input and are normalised after it.
+    Heads have two features each.
     """
 
     def __init__(self, tokens: Sizes, limits: Limits) -> None:
@@ -270,7 +270,7 @@ class Attention(SparseOperator):
             nn.init.constant_(norm.weight, _ATTENTION_SCALE)
 
     def forward(self, tokens: int, sources: Sources) -> torch.Tensor:
-        # Turned in memory, here and back: linear layers are slow on a transposed view.
+        # Transposed copies, here and back: linear layers are slow on a transposed view.
         x = self.norm(self.project(sources, tokens)).transpose(1, 2).contiguous()
         x = self.attention_norm(x + self.attention(x))
         output: torch.Tensor = self.contract_norm(x + self.contract(F.relu(self.expand(x))))

@@ -1,4 +1,4 @@
-"""NASRec's search spaces: what may be chosen, and how it is drawn."""
+"""NASRec's search spaces: choices, prior and presets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from manynet.search_spaces.nasrec.network import DENSE, SPARSE, NASRec
 from manynet.search_spaces.nasrec.operators import Limits
 
 MOST_SOURCES = 4
-"""Sources that a connection reads at most."""
+"""Most sources of a connection."""
 
 
 def sources(block: int) -> list[str]:
@@ -46,9 +46,9 @@ def space(
     Args:
         name: of the space.
         features: of the data.
-        blocks: how many; block i may read any of 0 to i - 1, where 0 is the input.
+        blocks: number of blocks; block i may read sources 0 to i - 1, where 0 is the input.
         widths: features of a block's dense output.
-        tokens: that a block's sparse operator gives.
+        tokens: output tokens of a block's sparse operator.
         dim: features of a token and of an embedding; even.
         dense_operators: any of fc, dot_product, gating, sum.
         sparse_operators: any of attention, embed_fc.
@@ -108,12 +108,12 @@ def _check(blocks: int, dim: int, dense: Sequence[str], sparse: Sequence[str]) -
 def _options(
     block: int, widths: Sequence[int], tokens: Sequence[int], dense: Sequence[str], sparse: Sequence[str]
 ) -> dict[str, Sequence[Any]]:
-    """What can be chosen in one block."""
+    """Options of each choice of one block."""
     before = sources(block)
     connections = [
-        "+".join(some)
+        "+".join(subset)
         for count in range(1, min(MOST_SOURCES, len(before)) + 1)
-        for some in combinations(before, count)
+        for subset in combinations(before, count)
     ]
     pairwise = {"left": before, "right": before} if {"gating", "sum"} & set(dense) else {}
     return {
@@ -138,7 +138,7 @@ def _draw(domains: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
 
 
 def draw_connection(key: str, rng: np.random.Generator) -> str:
-    """Sources for the connection ``key``, such as ``block3.dense_from``."""
+    """Draw sources for the connection ``key``, such as ``block3.dense_from``."""
     block = int(key.removeprefix("block").partition(".")[0])
     count = 1 + rng.binomial(min(block - 1, MOST_SOURCES - 1), 0.5)
     chosen = rng.choice(block, size=count, replace=False)

@@ -1,4 +1,11 @@
-"""Weight-sharing layers: each runs any slice of its largest weights, chosen by an argument of the call."""
+"""Weight-sharing layers: arguments of the call select a slice of the largest weights.
+
+Terms of this package:
+    elastic: a layer that runs at several sizes with slices of one set of weights.
+    hard forward: all choices are decided; layers slice their weights.
+    metered forward: on the ``meta`` device; layers report their cost and return empty tensors.
+    soft forward: some choices are undecided, and their options have weights (:class:`Soft`).
+"""
 
 from manynet.elastic.angular_attention import LinearAngularAttention
 from manynet.elastic.attention import Attention, attention_kinds, scaled_dot_product_attention

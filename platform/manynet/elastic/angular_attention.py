@@ -1,4 +1,4 @@
-"""Linear-angular attention: the linear terms of angular similarity, whose products grow with tokens, not their square.
+"""Linear-angular attention: the linear terms of angular similarity, at a cost linear in tokens.
 
 "Castling-ViT" (arXiv 2211.10526). The similarity of a query and a key is 1 minus their angle over pi, of which
 ``1/2 + q.k / pi`` is kept, for q and k of length 1. So values mix as ``c + Q (K^T V) / pi``, where the constant ``c`` is
@@ -22,7 +22,7 @@ from manynet.elastic.layer import ChoiceError, Elastic
 CONSTANTS = ("released", "exact")
 BRANCHES = ("taps", "grid", "none")
 EPSILON = 1e-6
-"""Added to squared lengths, so that zero has a direction, none, and a slope."""
+"""Added to squared lengths, so that normalising a zero vector gives zero and a finite gradient."""
 
 
 class AngularProducts(Elastic):
@@ -53,18 +53,18 @@ class AngularProducts(Elastic):
         macs = 2 * batch * heads * tokens * head_dim * min(tokens, head_dim)
         if self.note({}, macs, geometry=head_dim, input=(batch, tokens, heads * head_dim)):
             return query.new_empty(batch, heads, tokens, head_dim)
-        # One copy each, so that the products of all heads are one batch. Without gradients they are spare memory:
-        # asking for fresh pages takes longer than the arithmetic.
+        # One copy each, so that all heads are one batched product. Without gradients the copies are reused in place:
+        # allocating fresh pages takes longer than the arithmetic.
         query, key, value = (_by_head(x) for x in (query, key, value))
         branch = auxiliary_branch() if self.training else None
-        spare = branch is None and not (query.requires_grad or key.requires_grad or value.requires_grad)
-        mixed = self._products(normalised(query, spare), normalised(key, spare), value, spare)
+        reusable = branch is None and not (query.requires_grad or key.requires_grad or value.requires_grad)
+        mixed = self._products(normalised(query, reusable), normalised(key, reusable), value, reusable)
         if branch is not None:
             mixed = branch.add(self, mixed, query, key, value)
-        return normalised(mixed, spare).view(batch, heads, tokens, head_dim)
+        return normalised(mixed, reusable).view(batch, heads, tokens, head_dim)
 
     def _products(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spare: bool
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, reusable: bool
     ) -> torch.Tensor:
         """``c + Q (K^T V) / pi`` of ``(B * heads, N, d)``, in the order that takes fewer multiply-adds."""
         tokens, head_dim = query.shape[1:]
@@ -73,7 +73,7 @@ class AngularProducts(Elastic):
             left, right = query, torch.bmm(key.transpose(1, 2), value)
         else:
             left, right = torch.bmm(query, key.transpose(1, 2)), value
-        if spare and constant is value and right is not value:
+        if reusable and constant is value and right is not value:
             return value.baddbmm_(left, right, beta=0.5, alpha=1 / math.pi)
         return torch.baddbmm(constant, left, right, beta=0.5, alpha=1 / math.pi)
 
@@ -97,7 +97,7 @@ class LinearAngularAttention(nn.Module):
         constant: see :class:`AngularProducts`.
         branch: ``"grid"``, 3 x 3 on the square grid of tokens, a kernel a feature; ``"taps"``, a kernel a head along
             tokens, as released; or ``"none"``.
-        prefix_tokens: tokens before those of the grid, such as a class token; only ``"grid"`` asks.
+        prefix_tokens: tokens before those of the grid, such as a class token; used by ``"grid"`` only.
 
     Raises:
         ChoiceError: for another constant or branch.
@@ -125,7 +125,7 @@ class LinearAngularAttention(nn.Module):
         """Map three times ``(B, N, heads, d)`` to mixed values ``(B, N, heads * d)``.
 
         Raises:
-            ChoiceError: when a convolution on the grid meets tokens that are none, or attention maps are asked for.
+            ChoiceError: when ``branch="grid"`` gets tokens that form no square grid, or attention maps are requested.
         """
         refuse_maps()
         mixed: torch.Tensor = self.products(query, key, value)
@@ -135,15 +135,15 @@ class LinearAngularAttention(nn.Module):
         return output
 
 
-def normalised(x: torch.Tensor, spare: bool) -> torch.Tensor:
-    """``x / sqrt(|x|^2 + 1e-6)`` along the last dimension; in place where ``x`` is spare."""
-    # Unlike a sum of squares, it keeps none of them.
+def normalised(x: torch.Tensor, reusable: bool) -> torch.Tensor:
+    """``x / sqrt(|x|^2 + 1e-6)`` along the last dimension; in place where ``x`` is reusable."""
+    # Unlike a sum of squares, vector_norm does not store the squares.
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     scale = (length.square() + EPSILON).rsqrt().to(x.dtype)
-    return x.mul_(scale) if spare else x * scale
+    return x.mul_(scale) if reusable else x * scale
 
 
 def _by_head(x: torch.Tensor) -> torch.Tensor:
-    """``(B, N, heads, d)`` as ``(B * heads, N, d)`` in memory of its own."""
-    own: torch.Tensor = x.transpose(1, 2).clone(memory_format=torch.contiguous_format)
-    return own.flatten(0, 1)
+    """``(B, N, heads, d)`` copied to ``(B * heads, N, d)``."""
+    copied: torch.Tensor = x.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    return copied.flatten(0, 1)

@@ -22,10 +22,10 @@ KINDS = ("softmax", "linear-angular")
 
 
 def attention_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
-    """The kinds of attention, each one that there is.
+    """Check the kinds of attention, and return them as a tuple.
 
     Raises:
-        ChoiceError: for none, or one that there is not.
+        ChoiceError: for no kind, or an unknown one.
     """
     unknown = [kind for kind in kinds if kind not in KINDS] if kinds else [()]
     if unknown or isinstance(kinds, str):
@@ -39,7 +39,7 @@ def scaled_dot_product_attention(query: torch.Tensor, key: torch.Tensor, value: 
     keep_map(query, key)
     if recording() is None:
         return F.scaled_dot_product_attention(query, key, value)
-    # A layer only while something is recorded: it holds nothing, so networks need not have it.
+    # A layer only while recording: it has no state, so networks need not contain it.
     mixed: torch.Tensor = ScaledDotProductAttention()(query, key, value)
     return mixed
 
@@ -52,7 +52,7 @@ class ScaledDotProductAttention(Elastic):
         batch, heads, tokens, head_dim = query.shape
         others, features = value.shape[-2:]
         macs = batch * heads * tokens * others * (head_dim + features)
-        # A head is to it what an example is: so the shape is that of all heads, of which none has channels.
+        # Heads are independent like examples, so they count as batch in the recorded shape.
         shape = (batch * heads, tokens, head_dim)
         if self.note({}, macs, geometry=(others - tokens, features - head_dim), input=shape):
             return query.new_empty(batch, heads, tokens, features)
@@ -88,7 +88,7 @@ class PackedAttention(Elastic):
         self.head_dim = head_dim
 
     def forward(self, qkv: torch.Tensor) -> torch.Tensor:
-        """Map ``(B, N, heads * 3 * head_dim)``, head by head query, key and value, to ``(B, N, heads * head_dim)``."""
+        """Map ``(B, N, heads * 3 * head_dim)`` to ``(B, N, heads * head_dim)``; each head's query, key, value are adjacent."""
         batch, tokens, width = qkv.shape
         macs = 2 * batch * tokens * tokens * (width // 3)
         if self.note({}, macs, input=(batch, tokens, width)):
@@ -108,18 +108,18 @@ class Attention(nn.Module):
     """Multi-head self-attention, "Attention Is All You Need" (arXiv 1706.03762), heads of one fixed size.
 
     The rows of ``qkv`` are ordered head by head, so that fewer heads are one leading slice of it. All kinds of attention
-    share ``qkv`` and ``proj``; what only one of them has stays out of subnets of the others.
+    share ``qkv`` and ``proj``; subnets of one kind leave out the modules of the others.
 
     Args:
         width: largest width of a token.
         heads: largest number of heads.
         head_dim: features a head.
         bias: whether ``qkv`` has one.
-        kinds: that calls may ask for: ``"softmax"``, ``"linear-angular"`` or both.
+        kinds: kinds that calls may use: ``"softmax"``, ``"linear-angular"`` or both.
         angular: further arguments of :class:`manynet.elastic.LinearAngularAttention`.
 
     Raises:
-        ChoiceError: for no kind, or one that there is not.
+        ChoiceError: for no kind, or an unknown one.
     """
 
     def __init__(
@@ -153,17 +153,17 @@ class Attention(nn.Module):
         width: int | None = None,
         kind: str | Soft | None = None,
     ) -> torch.Tensor:
-        """Mix tokens ``(B, N, width)`` with the first ``heads`` heads, by the first kind where none is said.
+        """Mix tokens ``(B, N, width)`` with the first ``heads`` heads; the default is the first kind.
 
-        Of a soft kind the mixed values of all are summed by weight.
+        With a soft kind, the mixed values of all kinds are summed by weight.
 
         Raises:
-            ChoiceError: for more heads, a larger width or another kind than there is.
+            ChoiceError: for more heads, a larger width or another kind than the layer has.
         """
         count = chosen(heads, self.heads, "heads")
         qkv = self.qkv(x, out_features=count * 3 * self.head_dim, in_features=width)
-        ways = {"softmax": self._softmax, "linear-angular": self._linear_angular}
-        mixed = choose({name: ways[name] for name in self.kinds}, kind or self.kinds[0], qkv)
+        operators = {"softmax": self._softmax, "linear-angular": self._linear_angular}
+        mixed = choose({name: operators[name] for name in self.kinds}, kind or self.kinds[0], qkv)
         output: torch.Tensor = self.proj(mixed, out_features=x.shape[-1])
         return output
 

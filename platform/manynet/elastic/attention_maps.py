@@ -1,4 +1,4 @@
-"""The maps of softmax attention that runs inside a context: which token attends to which, and how much."""
+"""Collects the attention maps of softmax attention inside a context."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _maps: ContextVar[list[torch.Tensor] | None] = ContextVar("attention_maps", defa
 
 @contextmanager
 def attention_maps() -> Iterator[list[torch.Tensor]]:
-    """Collect a map ``(B, heads, N, N)`` of each softmax attention that runs inside, in order; its rows sum to 1.
+    """Collect a map ``(B, heads, N, N)`` of each softmax attention in the block, in order; rows sum to 1.
 
     Raises:
-        ChoiceError: inside, when linear-angular attention runs: it never has a map.
+        ChoiceError: when linear-angular attention runs in the block: it has no map.
     """
     maps: list[torch.Tensor] = []
     token = _maps.set(maps)
@@ -30,12 +30,12 @@ def attention_maps() -> Iterator[list[torch.Tensor]]:
 
 
 def maps_wanted() -> bool:
-    """Whether maps are asked for."""
+    """Whether maps are requested."""
     return _maps.get() is not None
 
 
 def keep_map(query: torch.Tensor, key: torch.Tensor) -> None:
-    """Collect the map of queries and keys ``(B, heads, N, d)``, where maps are asked for."""
+    """Collect the map of queries and keys ``(B, heads, N, d)``, if maps are requested."""
     maps = _maps.get()
     if maps is not None:
         scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
@@ -43,10 +43,10 @@ def keep_map(query: torch.Tensor, key: torch.Tensor) -> None:
 
 
 def refuse_maps() -> None:
-    """Refuse to run without a map, where maps are asked for.
+    """Raise if maps are requested: the caller has none.
 
     Raises:
-        ChoiceError: where they are.
+        ChoiceError: if maps are requested.
     """
     if maps_wanted():
         raise ChoiceError("attention must be softmax where its maps are asked for, but got linear-angular")

@@ -1,8 +1,7 @@
-"""The softmax branch that linear-angular attention has while it is trained, and that must be empty at the end.
+"""Auxiliary softmax branch of linear-angular attention; used in training only, and empty at its end.
 
-"Castling-ViT" (arXiv 2211.10526, section 4.2): softmax attention of which small entries are zeroed. Whether the branch
-is there, and its threshold, live in a context variable, never on the network: outside the context nothing of it
-exists.
+"Castling-ViT" (arXiv 2211.10526, section 4.2): softmax attention with small entries set to zero. A context variable
+activates the branch and holds its threshold; the network itself holds nothing of it.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ class Masked:
     """The branch of one call of a layer.
 
     Attributes:
-        layer: whose branch it is.
+        layer: the layer that was called.
         open: entries of the attention above the threshold, a scalar that has no gradient.
-        entries: all of them, ``batch * heads * tokens * tokens``.
-        mass: what the open ones hold, a mean over queries: a differentiable scalar from 0 (closed) to 1 (all open).
+        entries: number of all entries, ``batch * heads * tokens * tokens``.
+        mass: attention in open entries, a mean over queries: a differentiable scalar from 0 (closed) to 1 (all open).
     """
 
     layer: nn.Module
@@ -41,7 +40,7 @@ class Auxiliary:
     """The branches of all layers that ran in training mode inside the context.
 
     Attributes:
-        threshold: times the number of tokens.
+        threshold: in units of 1 / tokens.
         calls: of layers, in order.
     """
 
@@ -50,7 +49,7 @@ class Auxiliary:
 
     @property
     def regulariser(self) -> torch.Tensor:
-        """Mean over calls of what is left open, a differentiable scalar from 0 to 1; 0 where no layer ran."""
+        """Mean of :attr:`Masked.mass` over calls, a differentiable scalar from 0 to 1; 0 if no layer ran."""
         return torch.stack([call.mass for call in self.calls]).mean() if self.calls else torch.zeros(())
 
     def add(
@@ -61,19 +60,19 @@ class Auxiliary:
         key: torch.Tensor,
         value: torch.Tensor,
     ) -> torch.Tensor:
-        """Add ``layer``'s branch to ``mixed``, and note what of it is open.
+        """Add ``layer``'s branch to ``mixed``, and record its open entries.
 
         Args:
-            layer: that is asked for it.
+            layer: the layer that is called.
             mixed: values ``(B * heads, N, d)``, not yet normalised.
             query: ``(B * heads, N, d)``, as ``key`` and ``value``; none is normalised.
         """
         rows, tokens, head_dim = query.shape
         entries = rows * tokens * tokens
         if self.threshold >= tokens:
-            # No share of the attention is above 1: closed, whatever the scores are.
-            nothing = query.new_zeros((), dtype=torch.float32)
-            self.calls.append(Masked(layer, nothing.long(), entries, nothing))
+            # No attention weight is above 1: closed for any scores.
+            zero = query.new_zeros((), dtype=torch.float32)
+            self.calls.append(Masked(layer, zero.long(), entries, zero))
             return mixed
         scores = torch.bmm(query, key.transpose(1, 2)).float() / math.sqrt(head_dim)
         attention = scores.softmax(-1)
@@ -87,7 +86,7 @@ _active: ContextVar[Auxiliary | None] = ContextVar("auxiliary", default=None)
 
 
 def auxiliary_branch() -> Auxiliary | None:
-    """The branch of this context, or None."""
+    """The active branch of this context, or None."""
     return _active.get()
 
 
@@ -98,7 +97,7 @@ def auxiliary(threshold: float) -> Iterator[Auxiliary]:
     With a threshold of 0 all entries are open; at the number of tokens, and above, none is.
 
     Args:
-        threshold: times the number of tokens: 1 is what an entry holds when a query attends to all alike.
+        threshold: in units of 1 / tokens, the entry of a query that attends to all tokens equally.
 
     Raises:
         ChoiceError: when it is below 0 or not a number.

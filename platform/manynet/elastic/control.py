@@ -1,4 +1,4 @@
-"""Choices between operators and numbers of repeats, in the one text that every reading shares."""
+"""Choice of operators and numbers of repeats, shared by hard, metered and soft forwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from manynet.elastic.soft import Soft
 def choose(
     options: Mapping[str, Callable[..., torch.Tensor]] | nn.ModuleDict, choice: str | Soft, *inputs: Any
 ) -> torch.Tensor:
-    """Run the option that ``choice`` names on ``inputs``; of a soft choice all, and sum them by weight.
+    """Run the option named by ``choice`` on ``inputs``; for a soft choice, sum all options by weight.
 
     Raises:
         ChoiceError: when there is no such option.
@@ -38,13 +38,13 @@ def repeat(
     x: torch.Tensor,
     arguments: Callable[[int], Mapping[str, Any]] = lambda index: {},
 ) -> torch.Tensor:
-    """Send ``x`` through the first ``depth`` blocks; of a soft depth, sum what each depth gives by weight.
+    """Send ``x`` through the first ``depth`` blocks; for a soft depth, sum the outputs of all depths by weight.
 
     Args:
         blocks: the largest stack.
         depth: how many of them run.
         x: input of the first block.
-        arguments: keyword arguments of block ``index``; asked only for blocks that run.
+        arguments: returns the keyword arguments of block ``index``; called only for blocks that run.
 
     Raises:
         ChoiceError: when there are fewer blocks.
@@ -65,23 +65,23 @@ def repeat(
 
 
 def weighted(choice: Soft, run: Callable[[Any], torch.Tensor]) -> torch.Tensor:
-    """What ``run`` gives for each value of a soft choice, summed by weight."""
+    """Sum ``run(value)`` over the values of a soft choice by weight."""
     parts = []
-    for value, weight, there in choice.groups():
-        with _under(there):
+    for value, weight, indicator in choice.groups():
+        with _under(indicator):
             parts.append(_scaled(weight, run(value)))
     return reduce(torch.add, parts)
 
 
 @contextmanager
-def _under(there: Count) -> Iterator[None]:
-    """What runs inside costs something only where ``there`` is 1."""
+def _under(indicator: Count) -> Iterator[None]:
+    """Count costs inside the block only where ``indicator`` is 1."""
     recorder = recording()
-    with nullcontext() if recorder is None else recorder.under(there):
+    with nullcontext() if recorder is None else recorder.under(indicator):
         yield
 
 
 def _scaled(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """``weight * x``, but for an output that is empty because the network is only metered."""
+    """``weight * x``; ``x`` itself in a metered forward, where it is empty."""
     recorder = recording()
     return x if recorder is not None and recorder.metering else weight * x

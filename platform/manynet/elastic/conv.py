@@ -28,8 +28,8 @@ class Conv2d(Elastic, nn.Conv2d):
     """``torch.nn.Conv2d`` that can run with fewer channels and a smaller kernel; arguments are the largest sizes.
 
     A smaller kernel is the middle of the largest, as in Once-for-All (arXiv 1908.09791), and padding shrinks with
-    it so that the output keeps its size. With ``groups == in_channels == out_channels`` it is depthwise: its output then has the input's
-    channels, however many arrive.
+    it so that the output keeps its size. With ``groups == in_channels == out_channels`` it is depthwise: the
+    output then has the input's number of channels.
 
     Raises:
         ChoiceError: for groups that are neither 1 nor depthwise, or a padding mode other than zeros.
@@ -57,8 +57,8 @@ class Conv2d(Elastic, nn.Conv2d):
     ) -> torch.Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``.
 
-        None is the largest for output and kernel, the input's own size for the input. A soft choice of the
-        kernel masks its rim; one of the output is left to the normalisation that follows.
+        None means the largest output and kernel, and the input's own size. A soft choice of the kernel masks
+        its rim; one of the output is masked by the normalisation that follows.
 
         Raises:
             ChoiceError: for a size outside the layer, one that is not the input's, a kernel that is not the
@@ -75,7 +75,7 @@ class Conv2d(Elastic, nn.Conv2d):
                 f"out_channels of a depthwise convolution must be in_channels, {ins}, but got {outs}"
             )
         kernel = self._kernel(kernel_size)
-        # A depthwise layer's output has what arrives, decided or not.
+        # A depthwise layer has as many output as input channels, decided or not.
         rows = counted(in_channels if self.depthwise else out_channels, outs)
         columns = 1 if self.depthwise else counted(in_channels, ins)
         batch, _, *side = x.shape
@@ -94,7 +94,7 @@ class Conv2d(Elastic, nn.Conv2d):
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, groups)
 
     def _kernel(self, choice: Size | None) -> tuple[int, int]:
-        """Sides of the kernel that runs."""
+        """Height and width of the kernel used."""
         height, width = self.weight.shape[2:]
         if choice is None:
             return height, width
@@ -133,7 +133,7 @@ class Conv2d(Elastic, nn.Conv2d):
             parts.append("dilation " + _sides(self.dilation))
         if isinstance(self.padding, str):
             return " ".join([*parts, "padding", self.padding])
-        # Padding shrinks with the kernel: what all kernels have in common is how far it is from half of each.
+        # Padding shrinks with the kernel: its difference from half the kernel is the same for all kernels.
         beyond = [
             p - d * (k - 1) // 2
             for p, d, k in zip(self.padding, self.dilation, self.kernel_size, strict=True)
@@ -171,9 +171,9 @@ def _middle(weight: torch.Tensor, kernel: tuple[int, int]) -> torch.Tensor:
 
 
 def _rim_mask(choice: Soft, size: int) -> torch.Tensor:
-    """How much of each place of the largest kernel is there, ``(size, size)``: the weights of kernels that reach it."""
+    """Mask ``(size, size)`` of the largest kernel: for each position, the summed weights of kernels that cover it."""
     side = torch.arange(size) - (size - 1) / 2
     reach = 2 * torch.maximum(side[:, None].abs(), side.abs()) + 1
     weights = choice.weights
-    there = reach <= torch.tensor(choice.values)[:, None, None]
-    return (weights @ there.flatten(1).to(weights)).view(size, size)
+    covered = reach <= torch.tensor(choice.values)[:, None, None]
+    return (weights @ covered.flatten(1).to(weights)).view(size, size)

@@ -1,7 +1,7 @@
-"""Numbers that depend on soft choices: what a network costs, for every combination of options at once.
+"""Counts that depend on soft choices, such as a network's cost, for every combination of options.
 
-A product of two sizes that follow from one choice is a number for each of its options, not the product of two
-means: E[c^2] is not E[c]^2. So counts are kept as arrays over options, and their expectation is taken last.
+A product of two sizes that depend on one choice must be taken for each option, not as a product of means:
+E[c^2] is not E[c]^2. So counts are arrays over options, and the expectation is taken last.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Count:
     """A sum of arrays, each over the options of some soft choices.
 
     Args:
-        terms: by the choices' keys in order, an array with one axis for each.
+        terms: maps sorted keys of choices to an array with one axis for each.
     """
 
     def __init__(self, terms: Mapping[Keys, Array]) -> None:
@@ -47,11 +47,11 @@ class Count:
     __radd__, __rmul__ = __add__, __mul__
 
     def at(self, options: Mapping[str, int]) -> float:
-        """The number for one combination: the index of an option for each key."""
+        """The count for one combination of options, given as an index for each key."""
         return sum(float(values[tuple(options[key] for key in keys)]) for keys, values in self.terms.items())
 
     def joined(self, other: Count | int) -> tuple[Keys, Array, Array]:
-        """Both as one array each, over the options of all choices that either depends on."""
+        """Both counts as arrays over the options of all their choices; returns the keys, then the arrays."""
         joint = tuple(
             sorted({key for terms in (self.terms, _terms(other)) for keys in terms for key in keys})
         )
@@ -62,18 +62,18 @@ class Count:
         return joint, *np.broadcast_arrays(*sides)  # type: ignore[return-value]
 
 
-def largest(one: Count | int, other: Count | int) -> Count | int:
-    """The larger of two numbers, for every combination."""
-    if isinstance(one, int):
-        one, other = other, one
-    if isinstance(one, int):
-        return max(one, int(other))  # type: ignore[arg-type]
-    keys, first, second = one.joined(other)
-    return Count({keys: np.maximum(first, second)})
+def largest(first: Count | int, other: Count | int) -> Count | int:
+    """Elementwise maximum of two counts."""
+    if isinstance(first, int):
+        first, other = other, first
+    if isinstance(first, int):
+        return max(first, int(other))  # type: ignore[arg-type]
+    keys, left, right = first.joined(other)
+    return Count({keys: np.maximum(left, right)})
 
 
 def product(*counts: Count | int) -> Count | int:
-    """All of them multiplied."""
+    """Product of counts."""
     return reduce(mul, counts, 1)
 
 
@@ -91,7 +91,7 @@ class Expectation(torch.nn.Module):
             self.register_buffer(f"values{number}", torch.tensor(values, dtype=torch.float32))
 
     def forward(self, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The expected number, a scalar.
+        """The expected count, a scalar.
 
         Args:
             weights: of each choice's options, ``(options,)``, by key.

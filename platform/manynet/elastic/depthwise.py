@@ -1,4 +1,4 @@
-"""Depthwise convolutions of attention's values, along tokens or over their grid, as fast as each can be on a CPU."""
+"""Depthwise convolutions of attention's values, along tokens or on their grid, optimised for CPUs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TokenTaps(Elastic):
         self.weight = nn.Parameter(_uniform(heads, TAPS))
 
     def forward(self, mixed: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Add what it makes of values ``(B, N, heads, d)`` to ``mixed``, ``(B, heads, N, d)``, which is overwritten.
+        """Add the convolution of values ``(B, N, heads, d)`` to ``mixed``, ``(B, heads, N, d)``, in place.
 
         Returns:
             The sum as tokens, ``(B, N, heads * d)``.
@@ -42,13 +42,13 @@ class TokenTaps(Elastic):
         weight = leading(self.weight, (heads,))
         value = value.transpose(1, 2)
         if value.is_meta:
-            # The one operator it stands for, whose multiply-adds PyTorch counts.
+            # The equivalent single operator, whose multiply-adds PyTorch counts.
             added = F.conv2d(value, weight[:, None, :, None], padding=(TAPS // 2, 0), groups=heads)
             return as_tokens(mixed + added)
         # Shifted sums: a grouped convolution of so few channels takes several times as long.
         padded = F.pad(value, (0, 0, TAPS // 2, TAPS // 2))
         for tap in range(TAPS):
-            # The slope of a sum needs none of its terms, so it can grow in place.
+            # The gradient of a sum does not need its terms, so it can be added in place.
             mixed.addcmul_(padded[:, :, tap : tap + tokens], weight[:, tap, None, None])
         return as_tokens(mixed)
 
@@ -62,7 +62,7 @@ class TokenTaps(Elastic):
 
 
 class TokenGrid(Elastic):
-    """A convolution of 3 x 3 tokens on their grid, a kernel for each feature; tokens without a place get nothing.
+    """A 3 x 3 convolution on the grid of tokens, a kernel for each feature; prefix tokens get nothing.
 
     Args:
         features: of all heads together, at most.
@@ -75,7 +75,7 @@ class TokenGrid(Elastic):
         self.weight = nn.Parameter(_uniform(features, 1, SIDE, SIDE))
 
     def forward(self, mixed: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Add what it makes of values ``(B, N, heads, d)`` to ``mixed``, ``(B, heads, N, d)``.
+        """Add the convolution of values ``(B, N, heads, d)`` to ``mixed``, ``(B, heads, N, d)``.
 
         Returns:
             The sum as tokens, ``(B, N, heads * d)``.
@@ -91,11 +91,11 @@ class TokenGrid(Elastic):
             return value.new_empty(batch, tokens, features)
         grid = value[:, self.prefix_tokens :].reshape(batch, side, side, features).permute(0, 3, 1, 2)
         added = F.conv2d(grid, leading(self.weight, (features,)), padding=SIDE // 2, groups=features)
-        # Features were last in memory, and are in what comes back: no copy.
+        # Features are last in memory, before and after: no copy.
         added = added.permute(0, 2, 3, 1).reshape(batch, side * side, heads, head_dim)
         if self.prefix_tokens:
             added = F.pad(added, (0, 0, 0, 0, self.prefix_tokens, 0))
-        # In this order the sum lies in memory as the tokens do.
+        # In this order the sum has the memory layout of the tokens.
         return (added + mixed.transpose(1, 2)).flatten(2)
 
     def _side(self, tokens: int) -> int:
@@ -130,5 +130,5 @@ def mixed_and_value(shape: tuple[int, ...], head_dim: int) -> tuple[torch.Tensor
 
 
 def _uniform(*shape: int) -> torch.Tensor:
-    """Weights of a depthwise kernel of 9 places, drawn as PyTorch draws those of a convolution."""
+    """Weights of a depthwise kernel of 9 elements, initialised as in PyTorch's convolutions."""
     return nn.init.uniform_(torch.empty(shape), -1 / 3, 1 / 3)

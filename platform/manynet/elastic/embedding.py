@@ -18,7 +18,7 @@ _STRIDE_RULE = "stride must divide the image's sides less the patch size of {}"
 
 
 class Parameter(Elastic):
-    """A bare parameter (a class token, a scale) of which a call takes a leading slice of every dimension.
+    """A bare parameter (a class token, a scale); calls return a leading slice of every dimension.
 
     Args:
         data: ``(S_1, ..., S_n)``, the largest value.
@@ -29,24 +29,24 @@ class Parameter(Elastic):
         self.data = nn.Parameter(data)
 
     def forward(self, *sizes: int | None) -> torch.Tensor:
-        """The leading ``sizes``; None, or none given, is all of a dimension.
+        """The leading ``sizes``; None, or a missing size, means the whole dimension.
 
         Raises:
             ChoiceError: for a size outside the parameter, or more sizes than dimensions.
         """
         if len(sizes) > self.data.dim():
             raise ChoiceError(f"at most {self.data.dim()} sizes can be chosen, but got {len(sizes)}")
-        wanted = tuple(chosen(s, self.data.shape[d], f"size {d}") for d, s in enumerate(sizes))
-        wanted += tuple(self.data.shape[len(wanted) :])
-        self.note({"data": wanted}, input=())
-        return leading(self.data, wanted)
+        shape = tuple(chosen(s, self.data.shape[d], f"size {d}") for d, s in enumerate(sizes))
+        shape += tuple(self.data.shape[len(shape) :])
+        self.note({"data": shape}, input=())
+        return leading(self.data, shape)
 
 
 class PatchEmbedding(Elastic):
     """Images to tokens, with elastic width, patch size and stride.
 
-    One kernel is stored; other patch sizes use it resampled by the pseudo-inverse of bilinear
-    resizing, so that a resized image gives nearly the token it gave before: FlexiViT (arXiv 2212.08013).
+    One kernel is stored. Other patch sizes resample it by the pseudo-inverse of bilinear resizing, so that
+    a resized image gives nearly the same tokens: FlexiViT (arXiv 2212.08013).
 
     Args:
         in_channels: channels of the image.
@@ -77,8 +77,8 @@ class PatchEmbedding(Elastic):
         A stride, in pixels, below the patch size lets patches overlap; None is the patch size.
 
         Raises:
-            ChoiceError: for a width outside the layer, other channels, sides that ``patch_size`` does not
-                divide, or, less the patch size, ``stride``.
+            ChoiceError: for a width outside the layer, a wrong number of channels, sides that ``patch_size``
+                does not divide, or sides less the patch size that ``stride`` does not divide.
         """
         input_size(None, x, 1, self.weight.shape[1], "in_channels")
         size = self.patch_size if patch_size is None else patch_size
@@ -120,7 +120,7 @@ def resample_kernel(weight: torch.Tensor, size: int) -> torch.Tensor:
     stored = weight.shape[-1]
     if stored == size:
         return weight
-    # Bilinear resizing is separable, and so is its pseudo-inverse: one side at a time costs a tenth.
+    # Bilinear resizing is separable, and so is its pseudo-inverse: one dimension at a time costs a tenth.
     resize = _resampling(stored, size).to(weight)
     resampled: torch.Tensor = resize @ weight @ resize.T
     return resampled
@@ -139,8 +139,8 @@ def _resampling(stored: int, size: int) -> torch.Tensor:
 class PositionEmbedding(Elastic):
     """Learned position embedding of a square grid of patches, interpolated to other grids.
 
-    Bicubic, as DeiT (arXiv 2012.12877) does between resolutions; tokens before the grid (a class
-    token) have positions of their own, which are never interpolated.
+    Interpolation is bicubic, as in DeiT (arXiv 2012.12877). Tokens before the grid (a class token) have
+    positions of their own, which are not interpolated.
 
     Args:
         width: largest width of a token.

@@ -1,4 +1,4 @@
-"""What all elastic layers share: weights stored at their largest, of which a call uses leading slices."""
+"""Base of elastic layers: weights are stored at the largest size, and calls use leading slices."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class ChoiceError(ManynetError, ValueError):
 
 
 Size = int | Soft
-"""A size: decided, or the options of a soft choice, at the largest of which layers run."""
+"""A decided size, or a soft choice of sizes; layers then run at its largest option."""
 
 
 def chosen(choice: Size | None, largest: int, name: str) -> int:
-    """The size a choice stands for; None is the largest, and a soft choice its largest option.
+    """The size to run at: a decided size, the largest for None, or a soft choice's largest option.
 
     Raises:
         ChoiceError: when it is not an integer from 1 to ``largest``.
@@ -45,7 +45,7 @@ def _largest_option(options: tuple[int, ...], largest: int, name: str) -> int:
 
 
 def input_size(choice: Size | None, x: torch.Tensor, dim: int, largest: int, name: str) -> int:
-    """The size of an input's dimension: what was chosen, which must be what arrived.
+    """The chosen size of an input's dimension, checked against the input.
 
     Raises:
         ChoiceError: when the two differ, or the layer is too narrow.
@@ -59,7 +59,7 @@ def input_size(choice: Size | None, x: torch.Tensor, dim: int, largest: int, nam
 
 
 def counted(choice: Size | None, size: int) -> Count | int:
-    """What a size costs: itself, or what it is under each option of a soft choice, when anything is recorded."""
+    """The size as counted for cost: itself, or, while recording, a soft choice's count over options."""
     return choice.count if isinstance(choice, Soft) and recording() is not None else size
 
 
@@ -78,9 +78,9 @@ def leading(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
 class Elastic(nn.Module):
     """A layer whose calls use leading slices of its parameters and buffers.
 
-    Subclasses note each call with :meth:`note`. A layer whose tensors are more than sliced (a kernel
-    that is resampled) says in :meth:`narrowed` what is left of them, and one whose calls depend on more than
-    sizes (a stride) in :meth:`form` and, where that is an argument of the call, in :meth:`example`.
+    Subclasses record each call with :meth:`note`. A layer that does more than slice its tensors (resampling a
+    kernel) overrides :meth:`narrowed`. A layer whose calls depend on more than sizes (a stride) overrides
+    :meth:`form`, and :meth:`example` if that is an argument of the call.
     """
 
     def note(
@@ -90,14 +90,14 @@ class Elastic(nn.Module):
         geometry: Hashable = None,
         input: tuple[Count | int, ...] | None = None,
     ) -> bool:
-        """Tell the active recorder about this call.
+        """Record this call with the active recorder.
 
         Args:
             sizes: leading sizes used of each parameter and buffer, by its name.
             macs: multiply-adds of the call.
-            geometry: what else than sizes the call depends on.
-            input: shape of its input, for tables of latency; only with it can a layer's calls be in one.
-                ``()`` is no input: a tensor that a subnet holds ready, which takes no time.
+            geometry: parameters of the call besides sizes, such as a stride.
+            input: shape of the input, required for latency tables. ``()`` means no input: a constant tensor of
+                the subnet, which takes no time.
 
         Returns:
             True when the call should return an empty output of the right shape.
@@ -106,24 +106,24 @@ class Elastic(nn.Module):
         return recorder is not None and recorder.use(self, Use(sizes, geometry, input), macs)
 
     def form(self, geometry: Hashable = None) -> str:
-        """What all calls at a geometry have in common, for tables of latency: the kind, and what no size tells."""
+        """Description of a call for latency tables, without sizes: the layer's kind, and its geometry."""
         return type(self).__name__
 
     def example(
         self, shape: tuple[int, ...], geometry: Hashable = None
     ) -> tuple[tuple[torch.Tensor, ...], Mapping[str, Any]]:
-        """Random inputs, and arguments by name, of a call that notes this input shape and geometry.
+        """Random inputs and keyword arguments of a call with this input shape and geometry.
 
-        For a layer that is cut to what the call uses.
+        The layer must be cut to the slices that the call uses.
         """
         return (torch.randn(shape),), {}
 
     def narrowed(self, uses: Sequence[Use]) -> Mapping[str, torch.Tensor]:
-        """Parameters and buffers cut to the union of what ``uses`` need, by name."""
+        """Parameters and buffers cut to the union of the slices of ``uses``, by name."""
         return {name: leading(self.get_tensor(name), sizes) for name, sizes in decided(uses).items()}
 
     def used(self, uses: Sequence[Use]) -> Mapping[str, Count | int]:
-        """Numbers that the union of what ``uses`` need holds, by the tensor's name."""
+        """Number of elements in the union of the slices of ``uses``, by the tensor's name."""
         sizes = union(uses)
         if not any(isinstance(size, Count) for dims in sizes.values() for size in dims):
             return {name: tensor.numel() for name, tensor in self.narrowed(uses).items()}
@@ -137,7 +137,7 @@ class Elastic(nn.Module):
         return tensor
 
     def shrink(self, uses: Sequence[Use]) -> None:
-        """Keep only what ``uses`` need, as tensors of this layer's own. Only for a copy of a network."""
+        """Cut tensors to the slices of ``uses``, as copies. Only for a copy of a network."""
         for name, tensor in self.narrowed(uses).items():
             copy = tensor.detach().clone(memory_format=torch.contiguous_format)
             if name in self._parameters:
@@ -147,23 +147,23 @@ class Elastic(nn.Module):
         self.resized()
 
     def resized(self) -> None:
-        """Bring attributes that repeat the tensors' sizes up to date."""
+        """Update attributes that repeat the tensors' sizes."""
 
 
 def union(uses: Sequence[Use]) -> dict[str, tuple[Count | int, ...]]:
     """The largest leading sizes that any call used of each tensor."""
     sizes: dict[str, tuple[Count | int, ...]] = {}
     for use in uses:
-        for name, wanted in use.sizes.items():
-            sizes[name] = tuple(map(largest, wanted, sizes.get(name, wanted)))
+        for name, used in use.sizes.items():
+            sizes[name] = tuple(map(largest, used, sizes.get(name, used)))
     return sizes
 
 
 def decided(uses: Sequence[Use]) -> dict[str, tuple[int, ...]]:
-    """The union of calls that no soft choice took part in.
+    """The union of leading sizes of calls without soft choices.
 
     Raises:
-        ChoiceError: where one did.
+        ChoiceError: if a size depends on a soft choice.
     """
     sizes: dict[str, tuple[int, ...]] = {}
     for name, dims in union(uses).items():

@@ -15,7 +15,7 @@ class Linear(Elastic, nn.Linear):
     def forward(
         self, x: torch.Tensor, out_features: Size | None = None, in_features: Size | None = None
     ) -> torch.Tensor:
-        """Map ``(..., in_features)`` to ``(..., out_features)``; None is the largest, or the input's own size.
+        """Map ``(..., in_features)`` to ``(..., out_features)``; None means the largest output, and the input's own size.
 
         Raises:
             ChoiceError: for a size outside the layer, or one that is not the input's.

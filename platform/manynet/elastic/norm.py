@@ -13,15 +13,15 @@ from manynet.elastic.soft import Soft
 class BatchNorm2d(Elastic, nn.BatchNorm2d):
     """``torch.nn.BatchNorm2d`` over fewer channels than it has.
 
-    All widths share running statistics that fit none of them exactly; score a subnet with statistics
-    recalibrated on its extracted copy (:func:`manynet.space.evaluation.recalibrate`).
+    All widths share running statistics, which fit none of them exactly. Score a subnet with statistics
+    recalibrated on its extracted copy (:func:`manynet.space.evaluation.recalibrated`).
     """
 
     def forward(self, x: torch.Tensor, num_features: Size | None = None) -> torch.Tensor:
         """Normalise ``(B, num_features, H, W)``, then mask by a soft choice.
 
-        The mask comes after: statistics of a batch undo any scale before them, and with it the slope by
-        the choice's weights.
+        The mask comes after normalisation: batch statistics would cancel a scale before it, and its gradient
+        with respect to the choice's weights.
 
         Raises:
             ChoiceError: for a size outside the layer, or one that is not the input's.
@@ -38,7 +38,7 @@ class BatchNorm2d(Elastic, nn.BatchNorm2d):
             return x.new_empty(x.shape)
         parts = {name: leading(tensor, (size,)) for name, tensor in tensors.items()}
         if isinstance(num_features, Soft):
-            # In scale and shift, where it takes neither a pass over the activations nor memory of theirs.
+            # Applied to scale and shift: this takes no pass over the activations, and no memory for them.
             mask = num_features.mask(size)
             parts["weight"] = parts["weight"] * mask if "weight" in parts else mask
             parts["bias"] = parts["bias"] * mask if "bias" in parts else torch.zeros_like(mask)
@@ -79,7 +79,7 @@ class LayerNorm(Elastic, nn.LayerNorm):
         super().__init__(normalized_shape, eps=eps, bias=bias)
 
     def forward(self, x: torch.Tensor, width: Size | None = None) -> torch.Tensor:
-        """Normalise ``(..., width)``; by a soft choice, with statistics weighted by its mask, then masked.
+        """Normalise ``(..., width)``; for a soft choice, with statistics weighted by its mask, then mask.
 
         Raises:
             ChoiceError: for a size outside the layer, or one that is not the input's.

@@ -1,7 +1,7 @@
-"""Records which modules run, with which slices, and what they cost: costing and extraction share it.
+"""Records which modules run, with which slices, and their cost; used for costing and extraction.
 
-The recorder lives in a context variable, never on the network: reading an architecture leaves the
-network as it was, also when a forward pass raises.
+The recorder lives in a context variable, not on the network: reading an architecture does not change
+the network, also when a forward pass raises.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def recording() -> Recorder | None:
 class Use:
     """One call of an elastic layer: the leading sizes of its tensors, and the geometry it ran at.
 
-    Sizes that follow from soft choices are counts, which are 0 where soft choices leave the call out.
+    Sizes that depend on soft choices are counts; they are 0 for options that skip the call.
 
     Attributes:
         sizes: of each parameter and buffer, by its name.
-        geometry: what else than sizes extraction has to know.
-        input: shape of the input, batch first; None where the layer does not say, and ``()`` where there is none.
+        geometry: parameters of the call besides sizes; extraction needs them.
+        input: shape of the input, batch first; None if the layer does not report it, ``()`` without an input.
     """
 
     sizes: Mapping[str, tuple[Count | int, ...]]
@@ -50,15 +50,15 @@ class Use:
 
 @dataclass
 class Recorder:
-    """What ran inside the ``with`` block.
+    """Records the modules that run inside the ``with`` block.
 
     Args:
         metering: elastic layers report their cost and return empty outputs instead of computing.
 
     Attributes:
         macs: multiply-adds reported by elastic layers, summed over calls.
-        ran: every module whose ``forward`` was called, in order, each once, and whether it did: a count
-            inside soft choices between operators, else 1.
+        ran: every module that ran, in order, with an indicator of whether it ran: a count inside soft
+            choices between operators, else 1.
         uses: the calls of each elastic layer.
     """
 
@@ -80,7 +80,7 @@ class Recorder:
             _active.reset(self._token)
 
     def use(self, layer: nn.Module, use: Use, macs: Count | int = 0) -> bool:
-        """Note one call; True when the layer should return an empty output."""
+        """Record one call; True when the layer should return an empty output."""
         if isinstance(self._share, Count):
             shared = {name: _times(sizes, self._share) for name, sizes in use.sizes.items()}
             use = Use(shared, use.geometry, None if use.input is None else _times(use.input, self._share))
@@ -88,17 +88,17 @@ class Recorder:
         return self.add(macs)
 
     def add(self, macs: Count | int) -> bool:
-        """Note multiply-adds that belong to no layer's weights; True when the result should be empty."""
+        """Record multiply-adds; True when the result should be empty."""
         self.macs += macs * self._share
         return self.metering
 
     def entered(self, module: nn.Module) -> None:
-        """Note that a module runs."""
+        """Record that a module runs."""
         self.ran[module] = largest(self.ran.get(module, 0), self._share)
 
     @contextmanager
     def under(self, share: Count) -> Iterator[None]:
-        """What runs inside is there only where ``share`` is 1, and not where it is 0."""
+        """Multiply recorded sizes and costs in the block by ``share``: 1 where it runs, else 0."""
         before = self._share
         self._share = before * share
         try:
@@ -112,9 +112,9 @@ def _times(sizes: tuple[Count | int, ...], share: Count) -> tuple[Count | int, .
 
 
 def watch(network: nn.Module) -> list[RemovableHandle]:
-    """Let every module of ``network`` tell the active recorder that it ran.
+    """Hook every module of ``network`` to report its calls to the active recorder.
 
-    Only for a private copy of a network: the hooks stay until their handles are removed.
+    Only for a private copy of a network: hooks stay until their handles are removed.
     """
     return [module.register_forward_pre_hook(_note) for module in network.modules()]
 
@@ -126,7 +126,7 @@ def _note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
 
 
 _aten = torch.ops.aten
-# PyTorch infers the shapes of these in Python, at ten times the price of an empty tensor.
+# PyTorch infers the shapes of these operators in Python, which takes ten times as long as an empty tensor.
 _SHAPE_KEEPING = frozenset(
     {
         _aten.add.Tensor,
@@ -150,7 +150,7 @@ class PlainOperations(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in _SHAPE_KEEPING and all(_alike(args[0], other) for other in args[1:]):
+        if func in _SHAPE_KEEPING and all(_same_shape(args[0], other) for other in args[1:]):
             return args[0].new_empty(args[0].shape)
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
@@ -159,16 +159,16 @@ class PlainOperations(TorchDispatchMode):
         return out
 
 
-def _alike(x: torch.Tensor, other: Any) -> bool:
+def _same_shape(x: torch.Tensor, other: Any) -> bool:
     return isinstance(other, torch.Tensor) and other.shape == x.shape and other.dtype == x.dtype
 
 
 def parameters_of(recorder: Recorder) -> Count | int:
-    """Parameters of the subnet that ran, each counted once; a count where soft choices decide which ran."""
-    found: dict[int, Count | int] = {}
-    for module, there in recorder.ran.items():
+    """Number of parameters of the recorded subnet, each counted once; a count if it depends on soft choices."""
+    sizes: dict[int, Count | int] = {}
+    for module, indicator in recorder.ran.items():
         used = module.used(recorder.uses[module]) if module in recorder.uses else {}  # type: ignore[operator]
         for name, parameter in module.named_parameters(recurse=False):
-            size = used[name] if name in used else parameter.numel() * there
-            found[id(parameter)] = largest(found.get(id(parameter), 0), size)
-    return reduce(add, found.values(), 0)
+            size = used[name] if name in used else parameter.numel() * indicator
+            sizes[id(parameter)] = largest(sizes.get(id(parameter), 0), size)
+    return reduce(add, sizes.values(), 0)

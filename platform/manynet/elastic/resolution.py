@@ -16,10 +16,10 @@ def at_resolution(
 ) -> torch.Tensor:
     """Run ``operation`` on ``x`` subsampled to a side of ``resolution`` pixels.
 
-    The pixels that it gives go back to the places they came from, with zeros between, so that a sum over
-    resolutions aligns them; the operation itself sees no zeros, so its receptive field is that of the subsampled
-    image. What has no pixels, such as logits, stays as it is. A soft choice sums over its options by weight, and
-    keeps what all of them need for the backward pass: to spend the memory of one, draw one and decide.
+    Output pixels are scattered to their positions in ``x``, with zeros between, so that a sum over resolutions is
+    aligned. The operation itself sees no zeros: its receptive field is that of the subsampled image. Outputs without
+    pixels, such as logits, are unchanged. A soft choice sums over its options by weight, and stores the activations
+    of all for the backward pass; to use the memory of one only, draw a decided resolution.
 
     Args:
         operation: maps ``(B, C, h, h)`` of any side to features ``(B, C', h', h')``, or to ``(B, ...)`` of
@@ -42,20 +42,20 @@ def subsampled(x: torch.Tensor, size: int) -> torch.Tensor:
         raise ChoiceError(f"resolution must be at most the input's, {side}, but got {size}")
     if size == side:
         return x
-    places = _places(size, side, x.device)
-    return x.index_select(2, places).index_select(3, places)
+    positions = _positions(size, side, x.device)
+    return x.index_select(2, positions).index_select(3, positions)
 
 
 def scattered(y: torch.Tensor, size: int, side: int) -> torch.Tensor:
-    """Put features ``(B, C, h, h)`` of an image subsampled from ``side`` to ``size`` back, with zeros between."""
+    """Scatter features ``(B, C, h, h)`` of an image subsampled from ``side`` to ``size``, with zeros between."""
     if size == side or y.dim() != 4:
         return y
     whole = -(-y.shape[-1] * side // size)
-    places = _places(y.shape[-1], whole, y.device)
+    positions = _positions(y.shape[-1], whole, y.device)
     full = y.new_zeros(*y.shape[:2], whole, whole)
-    full[:, :, places[:, None], places] = y
+    full[:, :, positions[:, None], positions] = y
     return full
 
 
-def _places(size: int, side: int, device: torch.device) -> torch.Tensor:
+def _positions(size: int, side: int, device: torch.device) -> torch.Tensor:
     return torch.arange(size, device=device) * side // size

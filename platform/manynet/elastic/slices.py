@@ -1,7 +1,7 @@
-"""Gradients of the slices that ran, rather than of whole parameters that are zero elsewhere.
+"""Gradients of used slices only, instead of zero-padded gradients of whole parameters.
 
 Autograd gives a sliced parameter a gradient of its full size. At NASRec's sizes, filling, clipping and
-applying those zeros costs more than the arithmetic of the step.
+applying the zeros costs more than the arithmetic of the step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def slicing() -> Slices | None:
 
 
 @contextmanager
-def apart() -> Iterator[Slices]:
+def separate_slices() -> Iterator[Slices]:
     """Inside the ``with`` block, every slice of a parameter is a leaf with a gradient of its own."""
     slices = Slices()
     token = _active.set(slices)
@@ -32,13 +32,13 @@ def apart() -> Iterator[Slices]:
 
 
 class Slices:
-    """The leaves that stand for slices of parameters."""
+    """Leaf tensors that stand for slices of parameters."""
 
     def __init__(self) -> None:
         self._leaves: dict[tuple[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def leaf(self, parameter: torch.Tensor, slice_: torch.Tensor) -> torch.Tensor:
-        """A leaf over the memory of ``slice_``, a leading slice of ``parameter``; the same one all step long."""
+        """A leaf tensor on the memory of ``slice_``, a leading slice of ``parameter``; cached for the step."""
         key = (id(parameter), tuple(slice_.shape))
         if key not in self._leaves:
             self._leaves[key] = (parameter, slice_.detach().requires_grad_())

@@ -1,8 +1,8 @@
 """Softmax self-attention for heads of two features, on the CPU.
 
-PyTorch's kernels are made for heads of 32 features and more. With heads of 2, as NASRec has them, the products
-take no time and reading and writing the scores takes all of it. The compiled loops of
-:mod:`manynet.elastic.small_heads_loops` never write a score.
+PyTorch's kernels are made for heads of 32 features and more. With heads of 2, as in NASRec, reading and
+writing the scores takes nearly all the time. The compiled loops of :mod:`manynet.elastic.small_heads_loops`
+never write a score.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ HEAD_DIM = 2
 
 
 def is_small(x: torch.Tensor, head_dim: int) -> bool:
-    """Whether :func:`small_head_attention` can take ``x``, and is faster than PyTorch.
+    """Whether :func:`small_head_attention` supports ``x`` and is faster than PyTorch.
 
-    While a network is exported or compiled it must be PyTorch's one operator.
+    Export and compilation need PyTorch's own operator.
     """
     return (
         head_dim == HEAD_DIM
@@ -45,7 +45,7 @@ def small_head_attention(qkv: torch.Tensor) -> torch.Tensor:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: torch.Tensor) -> torch.Tensor:
-        # Here, because Numba takes a while to load, and few networks need it.
+        # Imported here, because Numba loads slowly and few networks need it.
         from manynet.elastic.small_heads_loops import attend
 
         batch, tokens, width = qkv.shape
@@ -57,18 +57,18 @@ class _Attention(torch.autograd.Function):
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
         from manynet.elastic.small_heads_loops import attend_backward
 
-        (slope,) = slopes
+        (gradient,) = gradients
         qkv, mixed, logsums = ctx.saved_tensors
-        found = torch.empty_like(qkv)
-        _on_all_threads(attend_backward, qkv, mixed, logsums, slope.contiguous(), found)
-        return found
+        qkv_gradient = torch.empty_like(qkv)
+        _on_all_threads(attend_backward, qkv, mixed, logsums, gradient.contiguous(), qkv_gradient)
+        return qkv_gradient
 
 
 def _on_all_threads(loops: Callable[..., None], *tensors: torch.Tensor) -> None:
-    """Run compiled loops over the examples of all tensors ``(B, ...)``, a part of them on each thread."""
+    """Run compiled loops over tensors ``(B, ...)``, with examples divided among threads."""
     arrays = [x.detach().numpy() for x in tensors]
     batch, threads = len(arrays[0]), torch.get_num_threads()
     if threads == 1 or batch < threads:
@@ -77,5 +77,5 @@ def _on_all_threads(loops: Callable[..., None], *tensors: torch.Tensor) -> None:
     size = -(-batch // threads)
     parts = [[x[start : start + size] for x in arrays] for start in range(0, batch, size)]
     with ThreadPoolExecutor(len(parts)) as pool:
-        for done in [pool.submit(loops, *part) for part in parts]:
-            done.result()
+        for future in [pool.submit(loops, *part) for part in parts]:
+            future.result()

@@ -1,8 +1,8 @@
 """The loops of :mod:`manynet.elastic.small_heads`, compiled for the machine they run on.
 
-Each head's scores are powers of two, since those need neither a table nor a library: the whole part of the
-exponent goes into the bits of a float, the rest into a polynomial. All innermost loops do the same to every
-token, without a sum over them, which is what lets the compiler use the widest registers.
+Scores are computed as powers of two, which need neither a table nor a library: the integer part of the
+exponent goes into the bits of a float, the fraction into a polynomial. Innermost loops do the same for every
+token, without a sum over tokens, so that the compiler can vectorise them.
 """
 
 from __future__ import annotations
@@ -113,10 +113,10 @@ def attend(qkv: Any, mixed: Any, logsums: Any) -> None:
 
 @_compiled
 def _largest(query0: Any, query1: Any, key0: Any, key1: Any, most: Any) -> None:
-    """Fill ``most`` with what no score of a query exceeds.
+    """Fill ``most`` with an upper bound of each query's scores.
 
-    The largest product with any corner of the box around the keys, which takes no pass over the scores; their own
-    largest only where the box reaches so far beyond them that all their powers might vanish.
+    The bound is the largest product with a corner of the keys' bounding box, which takes no pass over the scores.
+    Where that bound is so loose that all powers might underflow, it is the exact maximum.
     """
     tokens = len(most)
     low0, low1, high0, high1 = _LARGEST, _LARGEST, -_LARGEST, -_LARGEST
@@ -140,7 +140,7 @@ def _largest(query0: Any, query1: Any, key0: Any, key1: Any, most: Any) -> None:
 
 @_compiled
 def attend_backward(qkv: Any, mixed: Any, logsums: Any, slope: Any, found: Any) -> None:
-    """The slope of :func:`attend`.
+    """Gradient of :func:`attend`.
 
     The weights are computed twice, once for all queries and once for all keys side by side.
 

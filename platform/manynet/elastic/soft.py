@@ -1,4 +1,4 @@
-"""Soft choices: all options at once, each with a weight, as differentiable search hands them to layers."""
+"""Soft choices of differentiable search: undecided, with a weight for each option."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """One key of an architecture, undecided.
+    """One undecided choice.
 
     Attributes:
-        key: of the architecture.
+        key: its key in the architecture.
         weights: of its options, ``(options,)``, summing to 1.
     """
 
@@ -33,11 +33,11 @@ class Choice:
 @final
 @dataclass(frozen=True, eq=False)
 class Soft:
-    """What follows from undecided choices: a value for each combination of their options.
+    """A value that depends on undecided choices.
 
     Attributes:
-        choices: it depends on, in the order of their keys.
-        values: of each combination, the last choice's options running fastest.
+        choices: the choices it depends on, sorted by key.
+        values: one for each combination of options; the last choice varies fastest.
     """
 
     choices: tuple[Choice, ...]
@@ -45,11 +45,11 @@ class Soft:
 
     @cached_property
     def weights(self) -> torch.Tensor:
-        """Of each combination, ``(combinations,)``: choices are independent."""
+        """Weight of each combination, ``(combinations,)``: choices are independent."""
         return reduce(_outer, (choice.weights for choice in self.choices))
 
     def groups(self) -> Iterator[tuple[Any, torch.Tensor, Count]]:
-        """Each different value, its weight as a scalar, and a count that is 1 where it is the value, else 0."""
+        """Each distinct value, its scalar weight, and its indicator: a count that is 1 at this value, else 0."""
         weights = self.weights
         for value in dict.fromkeys(self.values):
             same = np.array([other == value for other in self.values])
@@ -57,17 +57,17 @@ class Soft:
 
     @property
     def count(self) -> Count:
-        """The value, as a number that depends on the choices."""
+        """The value as a count over the choices' options."""
         return self._counted(np.array(self.values))
 
     def beyond(self, number: int) -> Count:
-        """1 where the value is above ``number``, else 0."""
+        """Indicator of the value being above ``number``."""
         return self._counted([value > number for value in self.values])
 
     def mask(self, size: int) -> torch.Tensor:
-        """How much of each of ``size`` channels is there, ``(size,)``: ``sum_i w_i [channel < c_i]``.
+        """Channel mask ``(size,)``: ``sum_i w_i [channel < c_i]``.
 
-        Channel masks of FBNetV2 (arXiv 2004.05565, equation 3).
+        From FBNetV2 (arXiv 2004.05565, equation 3).
         """
         weights = self.weights
         return weights @ _steps(self.values, size).to(weights)
@@ -84,24 +84,24 @@ def soft(key: str, options: Sequence[Any], weights: torch.Tensor) -> Soft:
 
 
 def combine(function: Callable[..., T], *values: Any) -> T | Soft:
-    """``function`` of choices, some of which may be soft: then of every combination of their options.
+    """``function(*values)``; with soft values, a soft value over every combination of their options.
 
-    A hidden width that follows from an expansion and a width is
+    For example, a hidden width from an expansion and a width:
     ``combine(lambda e, w: round(e * w), expansion, width)``.
     """
     choices = {choice.key: choice for value in values if isinstance(value, Soft) for choice in value.choices}
     if not choices:
         return function(*values)
     ordered = [choices[key] for key in sorted(choices)]
-    places = itertools.product(*(range(len(choice.weights)) for choice in ordered))
-    options = [dict(zip(sorted(choices), place, strict=True)) for place in places]
+    indices = itertools.product(*(range(len(choice.weights)) for choice in ordered))
+    options = [dict(zip(sorted(choices), index, strict=True)) for index in indices]
     return Soft(tuple(ordered), tuple(function(*(_decided(value, at) for value in values)) for at in options))
 
 
 def masked(x: torch.Tensor, choice: int | Soft | None, dim: int = 1) -> torch.Tensor:
-    """``x`` masked along ``dim`` by a soft choice of its size; as it is where the size is decided.
+    """Mask ``x`` along ``dim`` by a soft choice of its size; a decided size leaves it unchanged.
 
-    For what no normalisation follows, which masks by itself.
+    For outputs that no normalisation follows: normalisations mask by themselves.
     """
     if not isinstance(choice, Soft) or x.is_meta:
         return x
@@ -109,7 +109,7 @@ def masked(x: torch.Tensor, choice: int | Soft | None, dim: int = 1) -> torch.Te
 
 
 def fitted(x: torch.Tensor, choice: int | Soft, dim: int = 1) -> torch.Tensor:
-    """``x`` cut, or filled with zeros, to a size along ``dim``; by a soft choice to its largest, then masked."""
+    """Cut or zero-pad ``x`` to a size along ``dim``; for a soft choice, to its largest option, then mask."""
     size = max(choice.values) if isinstance(choice, Soft) else choice
     dim %= x.dim()
     if x.shape[dim] > size:

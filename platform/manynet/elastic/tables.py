@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from manynet.elastic.layer import ChoiceError, Elastic
 
 PADDING = -1
-"""An id that stands for no value at all."""
+"""Id that stands for no value."""
 
 
 class Table(NamedTuple):
@@ -20,8 +20,8 @@ class Table(NamedTuple):
 
     Attributes:
         name: of the feature.
-        rows: embeddings it holds.
-        values: ids an example holds at most.
+        rows: number of embeddings.
+        values: most ids of an example.
     """
 
     name: str
@@ -30,10 +30,10 @@ class Table(NamedTuple):
 
 
 class EmbeddingTables(Elastic):
-    """One embedding an id, summed over the ids of a feature: what TorchRec calls an embedding bag collection.
+    """Sums the embeddings of a feature's ids: TorchRec's embedding bag collection.
 
-    The tables are plain parameters ``weight0``, ``weight1``, ... ``(rows, dim)``, so that a subnet runs, is
-    exported and is loaded without TorchRec; :class:`manynet.tables.FusedTables` trains them with it.
+    The tables are plain parameters ``weight0``, ``weight1``, ... ``(rows, dim)``: a subnet runs, is exported and
+    is loaded without TorchRec. :class:`manynet.learning.fused_tables.FusedTables` trains them with TorchRec.
 
     Args:
         tables: of the features, in the order of the ids.
@@ -71,5 +71,5 @@ def _pooled(ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Sum of the embeddings of ``(B, values)``: ``(B, dim)``."""
     if ids.shape[1] == 1:
         return F.embedding(ids[:, 0], weight)
-    there = (ids != PADDING).to(weight.dtype).unsqueeze(-1)
-    return (F.embedding(ids.clamp(min=0), weight) * there).sum(1)
+    present = (ids != PADDING).to(weight.dtype).unsqueeze(-1)
+    return (F.embedding(ids.clamp(min=0), weight) * present).sum(1)

@@ -1,8 +1,8 @@
-"""Embedding tables while they are trained: TorchRec's fused kernels, and its sharding over several workers.
+"""Training of embedding tables: TorchRec's fused kernels, sharded over several workers.
 
 Autograd would give every table a gradient of its full size each step. TorchRec applies the optimizer to the
-rows that were looked up, inside the backward pass. So nothing clips these gradients, a step with several
-backward passes moves the tables at each, and a step that is skipped for its gradients has moved them already.
+rows that were looked up, inside the backward pass. So these gradients are not clipped, each backward pass of a
+step updates the tables, and a step that is skipped for its gradients has updated them already.
 """
 
 from __future__ import annotations
@@ -25,58 +25,58 @@ from manynet.learning.torchrec_setup import check_installed
 
 
 class FusedTables(nn.Module, ABC):
-    """Stands where an :class:`EmbeddingTables` was, and answers as it does; trained by Adagrad (JMLR 12, 2011).
+    """Trainable replacement of an :class:`EmbeddingTables`; trained by Adagrad (JMLR 12, 2011).
 
     Args:
-        tables: what it starts from; keeps its tensors, which :meth:`export` brings up to date.
+        tables: initial tables; they keep their tensors, which :meth:`export` updates.
     """
 
     def __init__(self, tables: EmbeddingTables) -> None:
         super().__init__()
         self.dim, self.device = tables.dim, tables.weights[0].device
-        # TorchRec makes module names of table names, and those may hold no dot.
+        # TorchRec makes module names of table names, which must not contain a dot.
         self.tables = {f"table{number}": table for number, table in enumerate(tables.tables)}
 
     @abstractmethod
     def pooled(self, ids: Any) -> Any:
-        """From a KeyedJaggedTensor to a KeyedTensor."""
+        """Map a KeyedJaggedTensor of ids to a KeyedTensor of summed embeddings."""
 
     @abstractmethod
     def set_learning_rate(self, rate: float) -> None:
-        """Rate of the backward passes from here on."""
+        """Set the learning rate of the following backward passes."""
 
     @abstractmethod
     def parts(self) -> Iterator[tuple[str, str, Sequence[tuple[Sequence[int], torch.Tensor]]]]:
-        """Every table and its Adagrad sums, as the parts that are here.
+        """This worker's shards of every table and of its Adagrad sums.
 
         Yields:
-            Its name here, ``"weight"`` or ``"sum"``, and for each part its first row and column and its values.
+            The table's name, ``"weight"`` or ``"sum"``, and for each shard its first row and column and its values.
         """
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Map ids ``(B, ids)`` to embeddings ``(B, features, dim)``; see :class:`EmbeddingTables`."""
         pooled = self.pooled(jagged(ids, self.tables))
-        # Sharding brings the tables back in an order of its own.
+        # Sharding returns the tables in an order of its own.
         return torch.stack([pooled[name] for name in self.tables], dim=1)
 
     def whole(self, group: dist.ProcessGroup | None = None) -> dict[str, torch.Tensor]:
-        """All tables and sums, on the CPU, as ``table0.weight``, ``table0.sum``...; every worker must call it."""
-        found = {}
-        mine = {(name, kind): parts for name, kind, parts in self.parts()}
+        """Gather all tables and sums to the CPU, as ``table0.weight``, ``table0.sum``...; every worker must call it."""
+        gathered = {}
+        shards = {(name, kind): parts for name, kind, parts in self.parts()}
         for name, table in self.tables.items():
             for kind in ("weight", "sum"):
-                # On the device of the tables, where workers can add up.
+                # On the tables' device, for the all-reduce.
                 full = torch.zeros(table.rows, self.dim, device=self.device)
-                for (row, column), values in mine.get((name, kind), ()):
+                for (row, column), values in shards.get((name, kind), ()):
                     full[row : row + len(values), column : column + values.shape[1]] = values
                 if not alone(group):
-                    # Parts do not overlap, so their sum is the whole.
+                    # Shards do not overlap, so their sum is the whole table.
                     dist.all_reduce(full, group=group)
-                found[f"{name}.{kind}"] = full.cpu()
-        return found
+                gathered[f"{name}.{kind}"] = full.cpu()
+        return gathered
 
     def load(self, whole: Mapping[str, torch.Tensor]) -> None:
-        """Take what :meth:`whole` gave, by any number of workers; sums that are missing start at zero."""
+        """Load the result of :meth:`whole`, for any number of workers; missing sums start at zero."""
         for name, kind, parts in self.parts():
             for (row, column), values in parts:
                 full = whole.get(f"{name}.{kind}")
@@ -86,7 +86,7 @@ class FusedTables(nn.Module, ABC):
                     values.copy_(full[row : row + len(values), column : column + values.shape[1]])
 
     def export(self, tables: EmbeddingTables, group: dist.ProcessGroup | None = None) -> None:
-        """Bring plain tables up to date; every worker must call it."""
+        """Copy the trained weights to plain tables; every worker must call it."""
         whole = self.whole(group)
         with torch.no_grad():
             for name, weight in zip(self.tables, tables.weights, strict=True):
@@ -94,7 +94,7 @@ class FusedTables(nn.Module, ABC):
 
 
 def fused(tables: EmbeddingTables, rate: float, group: dist.ProcessGroup | None = None) -> FusedTables:
-    """Tables to train: on one worker fused, on several also sharded.
+    """Trainable tables: fused, and on several workers also sharded.
 
     Raises:
         TrainingError: when TorchRec is not installed, or does not load.
@@ -102,10 +102,10 @@ def fused(tables: EmbeddingTables, rate: float, group: dist.ProcessGroup | None 
     check_installed()
     kind = LocalTables if alone(group) else ShardedTables
     with _quiet():
-        made = kind(tables, rate, group)
-    weights = zip(made.tables, tables.weights, strict=True)
-    made.load({f"{name}.weight": weight.detach() for name, weight in weights})
-    return made
+        trainable = kind(tables, rate, group)
+    weights = zip(trainable.tables, tables.weights, strict=True)
+    trainable.load({f"{name}.weight": weight.detach() for name, weight in weights})
+    return trainable
 
 
 @final
@@ -140,7 +140,7 @@ class LocalTables(FusedTables):
 
 @final
 class ShardedTables(FusedTables):
-    """Each table, or each part of its rows, on the worker that TorchRec's planner gives it to."""
+    """Tables distributed over workers, whole or by rows, as TorchRec's planner decides."""
 
     def __init__(self, tables: EmbeddingTables, rate: float, group: dist.ProcessGroup | None) -> None:
         from torchrec.distributed import DistributedModelParallel
@@ -157,7 +157,7 @@ class ShardedTables(FusedTables):
         )
         optimizer = {"lr": rate, "eps": ADAGRAD_EPS}
         apply_optimizer_in_backward(torch.optim.Adagrad, collection.parameters(), optimizer)
-        # Replicated tables would have ordinary gradients, which only the fused kernels spare us.
+        # Replicated tables would have ordinary, full-size gradients.
         kinds = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
         constraints = {name: ParameterConstraints(sharding_types=kinds) for name in self.tables}
         topology = Topology(world_size=dist.get_world_size(group), compute_device=self.device.type)
@@ -169,7 +169,7 @@ class ShardedTables(FusedTables):
             device=self.device,
             plan=planner.collective_plan(collection, sharders, group),
             sharders=sharders,
-            # There is nothing in it but tables: the dense part is averaged elsewhere.
+            # It contains only tables: the dense part is averaged elsewhere.
             init_data_parallel=False,
         )
 
@@ -191,17 +191,17 @@ class ShardedTables(FusedTables):
 
 
 def jagged(ids: torch.Tensor, tables: Mapping[str, Table]) -> Any:
-    """Ids ``(B, ids)`` as TorchRec's KeyedJaggedTensor, without the -1 that pad them."""
+    """Ids ``(B, ids)`` as TorchRec's KeyedJaggedTensor, without the padding of -1."""
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
     keys, widths = list(tables), [table.values for table in tables.values()]
     if max(widths) == 1:
         lengths = torch.ones(ids.numel(), dtype=torch.int32, device=ids.device)
         return KeyedJaggedTensor(keys=keys, values=ids.t().reshape(-1), lengths=lengths)
-    owned = ids.split(widths, dim=1)
-    there = [own != PADDING for own in owned]
-    values = torch.cat([own[mask] for own, mask in zip(owned, there, strict=True)])
-    lengths = torch.cat([mask.sum(1) for mask in there]).to(torch.int32)
+    columns = ids.split(widths, dim=1)
+    masks = [column != PADDING for column in columns]
+    values = torch.cat([column[mask] for column, mask in zip(columns, masks, strict=True)])
+    lengths = torch.cat([mask.sum(1) for mask in masks]).to(torch.int32)
     return KeyedJaggedTensor(keys=keys, values=values, lengths=lengths)
 
 
@@ -223,7 +223,7 @@ def _configs(tables: Mapping[str, Table], dim: int) -> list[Any]:
 def _set_rate(optimizer: Any, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
-    # Not an update: this is how the kernels learn of the new rate.
+    # Not an update: this call passes the new rate to the kernels.
     optimizer.step()
 
 

@@ -1,4 +1,4 @@
-"""Gradients of one optimizer step, averaged over workers once however many backward passes it has."""
+"""Gradients of one optimizer step, averaged over workers once for all its backward passes."""
 
 from __future__ import annotations
 
@@ -9,54 +9,55 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from manynet.elastic.slices import apart
+from manynet.elastic.slices import separate_slices
 
 _BUCKET_BYTES = 32 * 2**20
 Kind = tuple[torch.dtype, torch.device]
 
 
 class Gradients:
-    """The gradients of a network's parameters, of the leading slices that a step's passes reached.
+    """Gradients of a network's parameters, limited to the leading slices that a step used.
 
-    A sandwich step runs several backward passes, each through a part of the weights; autograd adds them
-    up. Wrapping the network in DDP would communicate every pass, and fail at the weights that got no
-    gradient. Here weights that no worker reached have none, so that optimizer and clipping pass them by:
-    that is most of what a small subnet's step would otherwise cost.
+    A step of the sandwich rule runs several backward passes, each through a part of the weights; autograd
+    adds them up. DDP would communicate every pass, and fail for weights without a gradient. Here weights
+    that no worker used have no gradient, and optimizer and clipping skip them: they would be most of the
+    cost of a small subnet's step.
 
     Args:
-        parameters: those to train.
-        sliced: whether a parameter of which only a slice ran gets a gradient of that slice; otherwise of
-            its full size, with zeros.
+        parameters: parameters to train.
+        sliced: whether gradients have the shape of the slice used; otherwise the full shape, with zeros.
 
     Attributes:
-        reached: after :meth:`collect`, the gradient of each parameter that was reached.
+        reached: after :meth:`collect`, the gradient of each parameter that was used.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], sliced: bool = False) -> None:
         self.parameters = list(parameters)
         self.reached: dict[nn.Parameter, torch.Tensor] = {}
         self._sliced = sliced
-        # Kept between steps: fresh memory of this size costs more than the copy into it.
+        # Reused between steps: allocating memory of this size costs more than the copy into it.
         self._buffers: dict[Kind, torch.Tensor] = {}
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Forget all gradients, then take those of the passes inside the ``with`` block."""
+        """Clear all gradients, then collect those of the backward passes inside the ``with`` block."""
         for parameter in self.parameters:
             parameter.grad = None
-        with apart() if self._sliced else nullcontext() as slices:
+        with separate_slices() if self._sliced else nullcontext() as slices:
             yield
-        found = {parameter: [parameter.grad] for parameter in self.parameters if parameter.grad is not None}
+        gradients = {
+            parameter: [parameter.grad] for parameter in self.parameters if parameter.grad is not None
+        }
         known = {id(parameter): parameter for parameter in self.parameters}
         for tensor, gradient in slices.gradients() if slices else ():
             if id(tensor) in known:
-                found.setdefault(known[id(tensor)], []).append(gradient)
-        self.reached = {parameter: _union(parts) for parameter, parts in found.items()}
+                gradients.setdefault(known[id(tensor)], []).append(gradient)
+        self.reached = {parameter: _union(parts) for parameter, parts in gradients.items()}
 
     def average(self, group: dist.ProcessGroup | None = None) -> None:
-        """Replace gradients by their mean over the workers of ``group``, who must all call it.
+        """Average gradients over the workers of ``group``, which must all call it.
 
-        A gradient that only other workers have counts as zero here.
+        A worker without a gradient counts as zero.
         """
         if alone(group):
             return
@@ -72,7 +73,7 @@ class Gradients:
         self.reached = reached
 
     def clip(self, limit: float) -> torch.Tensor:
-        """Scale gradients so that their norm is at most ``limit`` (0 is no limit); the norm before, a scalar."""
+        """Scale gradients so that their norm is at most ``limit`` (0 is no limit); returns the norm before, a scalar."""
         gradients = list(self.reached.values())
         norm: torch.Tensor = nn.utils.get_total_norm(gradients)
         if limit > 0 and gradients:
@@ -81,7 +82,7 @@ class Gradients:
         return norm
 
     def _shapes(self, group: dist.ProcessGroup | None) -> dict[Kind, dict[nn.Parameter, torch.Size]]:
-        """The smallest leading slice that holds what any worker reached of each parameter, by kind."""
+        """Shape of the union of all workers' leading slices of each parameter, by dtype and device."""
         most = max(parameter.dim() for parameter in self.parameters)
         sizes = torch.zeros(len(self.parameters), 1 + most, dtype=torch.int64)
         for row, parameter in zip(sizes, self.parameters, strict=True):
@@ -90,8 +91,8 @@ class Gradients:
         sizes = sizes.to(self.parameters[0].device)
         dist.all_reduce(sizes, op=dist.ReduceOp.MAX, group=group)
         kinds: dict[Kind, dict[nn.Parameter, torch.Size]] = {}
-        for (there, *shape), parameter in zip(sizes.tolist(), self.parameters, strict=True):
-            if there:
+        for (reached, *shape), parameter in zip(sizes.tolist(), self.parameters, strict=True):
+            if reached:
                 kind = (parameter.dtype, parameter.device)
                 kinds.setdefault(kind, {})[parameter] = torch.Size(shape[: parameter.dim()])
         return kinds
@@ -104,7 +105,7 @@ class Gradients:
 
 
 def _union(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The sum of gradients of leading slices, of the smallest slice that holds them all."""
+    """Sum of gradients of leading slices, in the shape of their union."""
     shape = [max(sizes) for sizes in zip(*(gradient.shape for gradient in gradients), strict=True)]
     widest = next((g for g in gradients if list(g.shape) == shape), None)
     total = gradients[0].new_zeros(shape) if widest is None else widest
@@ -115,7 +116,7 @@ def _union(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _fill(whole: torch.Tensor, part: torch.Tensor | None) -> None:
-    """Set ``whole`` to a gradient of a leading slice of it, and to zero elsewhere."""
+    """Copy a leading slice's gradient into ``whole``, with zeros elsewhere."""
     if part is None or part.shape != whole.shape:
         whole.zero_()
     if part is not None:
@@ -132,7 +133,7 @@ def alone(group: dist.ProcessGroup | None = None) -> bool:
 
 
 def average(tensors: Sequence[torch.Tensor], group: dist.ProcessGroup | None = None) -> None:
-    """Replace contiguous tensors by their mean over workers, in buckets that travel side by side.
+    """Average contiguous tensors over workers, in buckets that are reduced concurrently.
 
     Args:
         tensors: changed in place.

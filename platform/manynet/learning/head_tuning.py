@@ -1,4 +1,4 @@
-"""Training of a candidate's last layer before it is scored, on a copy."""
+"""Head tuning: trains a copy of a candidate's last layer before the candidate is scored."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from manynet.space.search_space import SearchSpace
 from manynet.space.subnet import Subnet
 
 HEAD = "head"
-"""Name of the module that is trained: a supernet's last layer."""
+"""Name of the trained module: a supernet's last layer."""
 
 
 def with_tuned_head(subnet: Subnet, space: SearchSpace, batches: Iterable[Batch], rate: float) -> Subnet:
-    """A subnet whose head has learnt from ``batches``; all else is the given one's own, and unchanged.
+    """A subnet with its own head, trained on ``batches``; it shares all other tensors with ``subnet``.
 
-    Shared weights serve many subnets, and the last layer is what fits one of them worst: NASRec
-    (arXiv 2207.07187) trains it alone for some steps before it ranks candidates.
+    Of shared weights, the last layer fits a single subnet worst: NASRec (arXiv 2207.07187) trains it alone
+    for some steps before it ranks candidates.
 
     Args:
         subnet: is not changed.
-        space: it came from.
+        space: the subnet's search space.
         batches: one a step, on any device.
         rate: constant learning rate of Adagrad.
     """
@@ -38,9 +38,9 @@ def with_tuned_head(subnet: Subnet, space: SearchSpace, batches: Iterable[Batch]
         inputs = tuple(x.to(device) for x in fit(batch.inputs, space, subnet.arch))
         with torch.enable_grad():
             loss = space.task.loss(tuned(*inputs), batch.targets.to(device))
-            # Of the head alone, and into no tensor's .grad: the other weights are shared.
-            slopes = torch.autograd.grad(loss, head)
-        optimizer.step(dict(zip(head, slopes, strict=True)), rate)
+            # Gradients of the head alone, not written to .grad: the other weights are shared.
+            gradients = torch.autograd.grad(loss, head)
+        optimizer.step(dict(zip(head, gradients, strict=True)), rate)
     return tuned
 
 

@@ -1,4 +1,4 @@
-"""One optimizer step, and the state that a checkpoint must hold to repeat the next one exactly."""
+"""One optimizer step, and the complete training state for checkpoints."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _MOST_SKIPPED = 5
 class Learner:
     """Trains a network on a warm-up and cosine schedule, and keeps a moving average of it.
 
-    Every draw of step k derives from (seed, k), so network, average, optimizer, the strategy's own state
-    and k are all there is to remember. Embedding tables are trained apart, by fused kernels, and are not
-    averaged: a step moves few of their rows.
+    Every random draw of step k derives from (seed, k), so the state is the network, its average, the optimizer,
+    the strategy's own state, and k. Embedding tables are trained separately, by fused kernels, and are not
+    averaged: a step changes few of their rows.
 
     Args:
-        network: on the device it is to be trained on, with equal weights on every worker.
-        space: the network belongs to.
-        strategy: what a step trains.
-        settings: of the run; ``batch_size`` and ``workers`` play no part here.
+        network: on its training device, with equal weights on every worker.
+        space: the network's search space.
+        strategy: runs the forward and backward passes of a step.
+        settings: of the run; ``batch_size`` and ``workers`` are not used.
         rank: of this worker; only layers that draw (dropout) differ by it.
-        group: the workers that train together; None is all there are.
-        held: batches for strategies that hold examples out; see :class:`Step`.
+        group: the workers that train together; None is all.
+        held: returns held-out batches for strategies that use them; see :class:`Step`.
 
     Attributes:
         step: optimizer steps done.
@@ -57,7 +57,7 @@ class Learner:
         held: Callable[[int], Batch] | None = None,
     ) -> None:
         self.space, self.strategy, self.settings = space, strategy, settings
-        self._held = held or _nothing_held
+        self._held = held or _no_held_out_batch
         self.rank, self.group = rank, group
         self.device = next(network.parameters()).device
         self._plain = network
@@ -71,9 +71,9 @@ class Learner:
         strategy.start(space, self.device)
 
     def train_on(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Do one step on this worker's part of a joint batch; what the strategy logged, on the device.
+        """Do one step on this worker's part of a global batch; returns the strategy's logged values, on the device.
 
-        A step whose gradient is not finite leaves the weights as they are, but for embedding tables.
+        A step with a gradient that is not finite changes no weights except embedding tables.
 
         Raises:
             TrainingError: at the fifth such step in a row.
@@ -95,16 +95,16 @@ class Learner:
         return logged
 
     def averaged(self) -> nn.Module:
-        """The moving average (the network itself where ``ema`` is 0), with its embedding tables as they are now.
+        """The moving average (the network itself if ``ema`` is 0), with current embedding tables.
 
-        Every worker must call it: each may hold a part of the tables.
+        Every worker must call it: each may hold a shard of the tables.
         """
         for name, tables in self._tables.items():
             tables.export(cast(EmbeddingTables, self._average.get_submodule(name)), self.group)
         return self._average
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on; every worker must call it."""
+        """All state that the next step depends on; every worker must call it."""
         separate = self._average is not self._plain
         return {
             "step": self.step,
@@ -116,7 +116,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave, on any number of workers."""
+        """Restore the result of :meth:`state_dict`, on any number of workers."""
         self._plain.load_state_dict(state["network"], strict=not self._tables)
         if self._average is not self._plain:
             self._average.load_state_dict(state["average"], strict=not self._tables)
@@ -127,7 +127,7 @@ class Learner:
         self.step = state["step"]
 
     def _dense(self, named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
-        """All but what belongs to embedding tables, by name."""
+        """All entries except those of embedding tables, by name."""
         prefixes = tuple(f"{name}." for name in self._tables)
         return ((name, value) for name, value in named if not name.startswith(prefixes))
 
@@ -162,14 +162,14 @@ class Learner:
             )
 
 
-def _nothing_held(number: int) -> Batch:
+def _no_held_out_batch(number: int) -> Batch:
     raise TrainingError("a strategy that asks for held-out batches must say how many by held_out")
 
 
 def with_fused_tables(
     network: nn.Module, rate: float, group: dist.ProcessGroup | None
 ) -> tuple[nn.Module, dict[str, FusedTables]]:
-    """``network`` with tables that can be trained, and those by name; the network itself where it has none.
+    """``network`` with trainable tables, and these by name; the network itself if it has no tables.
 
     The new network shares all other tensors with ``network``.
     """
@@ -195,28 +195,28 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
 
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Move the average towards the network, quickly at first: the decay is min(decay, (1 + t) / (10 + t)).
+    """Move the average towards the network; the decay is min(decay, (1 + t) / (10 + t)), so quickly at first.
 
-    Embedding tables stay; buffers (batch-norm statistics, which are averages already) are copied.
+    Embedding tables are skipped; buffers (batch-norm statistics, which are averages already) are copied.
     """
     decay = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_([*dense_parameters(average)], [*dense_parameters(network)], 1 - decay)
-    for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(buffer)
+    for target, source in zip(average.buffers(), network.buffers(), strict=True):
+        target.copy_(source)
 
 
 def dense_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """All parameters but embedding tables."""
+    """All parameters except embedding tables."""
     tables = [module for module in network.modules() if isinstance(module, EmbeddingTables)]
     sparse = {id(parameter) for module in tables for parameter in module.parameters()}
     return [parameter for parameter in network.parameters() if id(parameter) not in sparse]
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """Makes the context of a forward pass.
+    """Factory of the autocast context of a forward pass.
 
-    ``auto`` is bf16 on a GPU that computes in it, and float32 elsewhere: CPUs differ too much in what
-    bf16 costs them, so there it must be asked for.
+    ``auto`` is bf16 on GPUs that support it, and float32 elsewhere: bf16's cost differs too much between
+    CPUs, so there it must be requested.
     """
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bf16" or (precision == "auto" and fast):

@@ -1,4 +1,4 @@
-"""How weights follow their gradients, given for the part of each parameter that a step reached."""
+"""Optimizers for gradients of the leading slices that a step used."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from manynet.elastic import Parameter, PositionEmbedding
 from manynet.elastic.layer import leading
 
 ADAGRAD_EPS = 1e-2
-"""As NASRec (arXiv 2207.07187) trains."""
+"""Adagrad's epsilon in NASRec (arXiv 2207.07187)."""
 
 Gradients = Mapping[nn.Parameter, torch.Tensor]
-"""Gradients of the leading slices that a step reached; other parameters, and the rest of these, had none."""
+"""Gradients of the leading slices that a step used; everything else has none."""
 
 
 class Optimizer(ABC):
     """Applies the gradients of one step.
 
     Attributes:
-        sliced: whether it can do with the gradients of slices alone.
+        sliced: whether it accepts gradients of slices.
     """
 
     sliced: ClassVar[bool]
 
     @abstractmethod
     def step(self, gradients: Gradients, rate: float) -> None:
-        """Move what ``gradients`` reach, with learning rate ``rate``."""
+        """Update the parameters in ``gradients`` with learning rate ``rate``."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -39,17 +39,17 @@ class Optimizer(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave."""
+        """Restore the result of :meth:`state_dict`."""
 
 
 @final
 class AdamW(Optimizer):
-    """``torch.optim.AdamW`` (arXiv 1711.05101); parameters that a step did not reach stay as they are.
+    """``torch.optim.AdamW`` (arXiv 1711.05101); parameters without a gradient are unchanged.
 
-    Its moments move also where a gradient is zero, so it takes gradients of whole parameters.
+    Its moments change also where a gradient is zero, so it takes gradients of whole parameters.
 
     Attributes:
-        param_groups: what decays, and what does not.
+        param_groups: parameters with weight decay, and those without.
     """
 
     sliced = False
@@ -62,7 +62,7 @@ class AdamW(Optimizer):
             for p in m.parameters()
         }
         self._parameters = list(trained)
-        # Norms, biases and tokens have no scale that decay could usefully bound.
+        # No weight decay for norms, biases and tokens: it would not usefully bound their scale.
         decayed = [p for p in self._parameters if p.ndim > 1 and id(p) not in positions]
         others = [p for p in self._parameters if p.ndim <= 1 or id(p) in positions]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
@@ -86,17 +86,17 @@ class AdamW(Optimizer):
 
 @final
 class Adagrad(Optimizer):
-    """Adagrad (Duchi et al., JMLR 12, 2011), of the slices that a step reached.
+    """Adagrad (Duchi et al., JMLR 12, 2011) on the slices that a step used.
 
-    Where a gradient is zero, Adagrad changes nothing: leaving those entries alone is exactly
-    ``torch.optim.Adagrad`` on gradients that are filled up with zeros.
+    Adagrad changes nothing where a gradient is zero, so this equals ``torch.optim.Adagrad`` on zero-padded
+    gradients exactly.
     """
 
     sliced = True
 
     def __init__(self, trained: Sequence[nn.Parameter]) -> None:
         self._trained = list(trained)
-        # Of parameters that were ever reached: a large supernet's others need no memory yet.
+        # Created when a parameter is first used: the rest of a large supernet needs no memory yet.
         self._sums: dict[nn.Parameter, torch.Tensor] = {}
 
     @torch.no_grad()
@@ -106,11 +106,11 @@ class Adagrad(Optimizer):
                 self._sums[parameter] = torch.zeros_like(parameter)
         reached = [leading(parameter, gradient.shape) for parameter, gradient in gradients.items()]
         sums = [leading(self._sums[parameter], gradient.shape) for parameter, gradient in gradients.items()]
-        slopes = list(gradients.values())
-        torch._foreach_addcmul_(sums, slopes, slopes)
+        grads = list(gradients.values())
+        torch._foreach_addcmul_(sums, grads, grads)
         scales = torch._foreach_sqrt(sums)
         torch._foreach_add_(scales, ADAGRAD_EPS)
-        torch._foreach_addcdiv_(reached, slopes, scales, -rate)
+        torch._foreach_addcdiv_(reached, grads, scales, -rate)
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": {i: self._sums[p] for i, p in enumerate(self._trained) if p in self._sums}}
@@ -120,12 +120,12 @@ class Adagrad(Optimizer):
 
 
 def optimizer(settings: TrainSettings, network: nn.Module, trained: Sequence[nn.Parameter]) -> Optimizer:
-    """The optimizer that ``settings`` ask for.
+    """Create the optimizer that ``settings`` name.
 
     Args:
         settings: of the training.
-        network: that the parameters belong to.
-        trained: what it is to move; in one order, by which a checkpoint knows them.
+        network: the network of the parameters.
+        trained: parameters to train; checkpoints identify them by this order.
     """
     if settings.optimizer == "adagrad":
         return Adagrad(trained)

@@ -1,4 +1,4 @@
-"""What a training strategy is: which subnets a step trains, and with which losses."""
+"""Interface of training strategies, which decide a step's subnets and losses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from manynet.space.search_space import Architecture, SearchSpace
 
 
 class TrainingError(ManynetError):
-    """Training cannot start, or cannot go on, as asked."""
+    """Training cannot start, or cannot go on, with these settings."""
 
 
 def _unchanged(loss: torch.Tensor) -> torch.Tensor:
@@ -29,20 +29,20 @@ def _unchanged(loss: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Step:
-    """Context of one optimizer step, as a strategy gets it.
+    """Context of one optimizer step for a strategy.
 
     Attributes:
         space: the search space the network belongs to.
-        number: of this step, from 0.
+        number: index of this step, from 0.
         total: steps of the whole run, for schedules.
         random: seeded by (seed, number), so equal on every worker and after a resume.
         label_smoothing: share of the target spread over all classes.
-        autocast: makes the context of a forward pass and its loss.
-        average: replaces tensors by their mean over workers. The loop does it for the network's
-            gradients; a strategy needs it only for parameters of its own.
-        held: a batch of the examples held out for the strategy, by number from 0: this worker's part.
-        regularised: maps the loss of the forward pass before it to what is minimised. A strategy that runs
-            another one inside itself adds terms by it; else it is the loss.
+        autocast: creates the context of a forward pass and its loss.
+        average: averages tensors over workers, in place. The loop does this for the network's gradients; a
+            strategy needs it only for parameters of its own.
+        held: returns this worker's part of a held-out batch, by number from 0.
+        regularised: maps the loss of the last forward pass to the minimised loss. A strategy that wraps another
+            one adds its terms here; otherwise it is the identity.
     """
 
     space: SearchSpace
@@ -64,8 +64,8 @@ class Strategy(ABC):
     :attr:`Step.average`, and hands its tensors to checkpoints through the two state methods.
 
     Attributes:
-        trains: whether it is given the supernet, or an extracted subnet.
-        held_out: share of the training examples that come by :attr:`Step.held` alone, and never as a batch.
+        trains: whether it trains the supernet (whose weights all subnets share), or one extracted subnet.
+        held_out: share of the training examples that are reserved for :attr:`Step.held`.
     """
 
     trains: ClassVar[Literal["supernet", "subnet"]] = "supernet"
@@ -75,34 +75,34 @@ class Strategy(ABC):
     def backward(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
         """Add this worker's gradients to ``.grad`` of the network's parameters.
 
-        Gradients arrive zeroed, must be added in place (never replaced or set to None), and are
+        Gradients are zeroed before the call, must be added in place (never replaced or set to None), and are
         averaged over workers, clipped and applied by the caller.
 
         Args:
             network: a supernet called as ``network(*inputs, arch=arch)``, or a subnet.
-            batch: this worker's part of the joint batch, augmented, on the network's device.
-            step: which step this is.
+            batch: this worker's part of the global batch, augmented, on the network's device.
+            step: context of the step.
 
         Returns:
-            Detached scalars to log, ``loss`` among them, left on the device so as not to wait for it.
+            Detached scalars to log, including ``loss``, left on the device to avoid a synchronisation.
         """
 
     def start(self, space: SearchSpace, device: torch.device) -> None:  # noqa: B027 (most keep no state)
-        """Make parameters of its own, before the first step and before a state is loaded."""
+        """Create the strategy's own parameters, before the first step and before a state is loaded."""
 
     def watched(self, space: SearchSpace) -> Mapping[str, Architecture]:
-        """Subnets that are validated during training, by name."""
+        """Subnets to validate during training, by name."""
         return {"largest": space.largest, "smallest": space.smallest}
 
     def found(self) -> Architecture | None:
-        """The architecture it chose, where it chooses one; a search evaluates it first."""
+        """The architecture that training chose, if the strategy chooses one; a search evaluates it first."""
         return None
 
     def finished(self) -> None:  # noqa: B027 (most have nothing to refuse)
-        """Called on every worker after the last step, before anything is called trained.
+        """Called on every worker after the last step, before results are written.
 
         Raises:
-            TrainingError: when what is trained must not be used as it is.
+            TrainingError: when the trained network must not be used.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -110,15 +110,15 @@ class Strategy(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 (most keep no state)
-        """Take back what :meth:`state_dict` gave."""
+        """Restore the result of :meth:`state_dict`."""
 
 
 def load_strategy(name: str, options: Mapping[str, Any], trains: str) -> Strategy:
-    """Make the strategy that ``name`` (``module:name``) and its options ask for.
+    """Create the strategy ``name`` (``module:name``) with its options.
 
     Raises:
-        TrainingError: when it is no strategy, trains something else, or does not take an option.
-        manynet.references.UnknownNameError: when there is nothing of that name.
+        TrainingError: when it is no strategy, trains the other kind of network, or does not take an option.
+        manynet.references.UnknownNameError: when the name does not exist.
     """
     kind = references.load(name)
     if not (isinstance(kind, type) and issubclass(kind, Strategy)) or inspect.isabstract(kind):
@@ -132,8 +132,8 @@ def load_strategy(name: str, options: Mapping[str, Any], trains: str) -> Strateg
     allowed = list(inspect.signature(kind).parameters)
     for option in options:
         if option not in allowed:
-            takes = ", ".join(allowed) or "none"
-            raise TrainingError(f"an option of {name} must be one of ({takes}), but got {option!r}")
+            names = ", ".join(allowed) or "none"
+            raise TrainingError(f"an option of {name} must be one of ({names}), but got {option!r}")
     try:
         return kind(**options)
     except (TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
-"""TorchRec: what to install beside this PyTorch, and whether it is there and loads.
+"""TorchRec's installation: the versions for this PyTorch, and a check that they load.
 
-TorchRec requires ``fbgemm-gpu`` in any version, which is a CUDA build for the newest PyTorch. So both are
-installed without their dependencies, as ``python -m manynet.learning.torchrec_setup`` lists them for pip.
+TorchRec requires any ``fbgemm-gpu``, which is a CUDA build for the newest PyTorch. So both are installed
+without their dependencies; ``python -m manynet.learning.torchrec_setup`` prints them for pip.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import torch
 from manynet.learning.strategy import TrainingError
 
 VERSION = "1.8.0"
-"""Of TorchRec and fbgemm: the one for PyTorch 2.13, to which the extra ``recsys`` holds."""
+"""Version of TorchRec and fbgemm for PyTorch 2.13, which the extra ``recsys`` pins."""
 EXTRA = ("tensordict", "torchmetrics", "pyre_extensions", "tqdm")
-"""What TorchRec imports: the extra ``recsys``."""
+"""TorchRec's imports: the extra ``recsys``."""
 
 
 def requirements() -> list[str]:
-    """What pip installs with ``--no-deps``: TorchRec, and the build of fbgemm that fits this PyTorch."""
+    """Packages for ``pip install --no-deps``: TorchRec, and the fbgemm build for this PyTorch."""
     fbgemm = "fbgemm-gpu" if torch.version.cuda else "fbgemm-gpu-cpu"
     return [f"torchrec=={VERSION}", f"{fbgemm}=={VERSION}"]
 
 
 def check_installed() -> None:
-    """Check that embedding tables can be trained here. Loads fbgemm; TorchRec itself takes seconds.
+    """Check that embedding tables can be trained. Loads fbgemm but not TorchRec, which takes seconds.
 
     Raises:
-        TrainingError: in one line that ends in the commands to run.
+        TrainingError: in one line that ends with the commands to run.
     """
     install = f"pip install --no-deps {' '.join(requirements())}"
     for name in (*EXTRA, "torchrec", "fbgemm_gpu"):

@@ -1,1 +1,1 @@
-"""What was evaluated and measured, and how it is selected, ranked and displayed."""
+"""Records of evaluations and measurements: the ledger, objectives, Pareto fronts, selection, display."""

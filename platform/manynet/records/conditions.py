@@ -1,4 +1,4 @@
-"""What a user asks of a subnet, as text: conditions (`parameters <= 2e5`) and objectives (`accuracy:max`)."""
+"""Parses conditions (`parameters <= 2e5`) and objectives (`accuracy:max`) on ledger columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COST = ("macs", "parameters")
 
 
 class ConditionError(ManynetError, ValueError):
-    """A condition or an objective is misspelt, or names a column that does not exist."""
+    """A condition or an objective is malformed, or names a column that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Condition:
         return self.violation(metrics) <= 0
 
     def violation(self, metrics: Mapping[str, float]) -> float:
-        """How far ``metrics`` are from the bound: <= 0 is feasible.
+        """Signed distance of ``metrics`` from the bound: <= 0 is feasible.
 
-        The distance is a share of the bound (absolute where the bound is 0), because samplers add up the
-        violations of conditions whose units differ. A missing or NaN value is infinitely far.
+        The distance is relative to the bound (absolute if the bound is 0), because samplers add up the
+        violations of conditions in different units. For a missing or NaN value it is infinite.
         """
         value = metrics.get(self.column, math.nan)
         if math.isnan(value):
@@ -58,7 +58,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Objective:
-    """A ledger column to be made as large, or as small, as possible."""
+    """A ledger column to maximise or minimise."""
 
     column: str
     maximise: bool
@@ -73,14 +73,14 @@ class Objective:
 
 
 def parse_conditions(text: str | Sequence[str]) -> list[Condition]:
-    """Read ``<column> <op> <number>``, joined by ``and``; a list of such texts is joined too. Blank text asks for nothing.
+    """Read ``<column> <op> <number>``, joined by ``and``; a list of texts is joined too. Blank text gives no condition.
 
     Raises:
-        ConditionError: the text has another form. Spaces around the operator are required, since a column
+        ConditionError: the text is malformed. Spaces around the operator are required, since a column
             may itself contain ``=`` and ``<``.
     """
     texts = [text] if isinstance(text, str) else text
-    return [_condition(clause, one) for one in texts if one.strip() for clause in _clauses(one)]
+    return [_condition(words, part) for part in texts if part.strip() for words in _clauses(part)]
 
 
 def _clauses(text: str) -> list[list[str]]:
@@ -113,7 +113,7 @@ def parse_objective(text: str) -> Objective:
     """Read ``<column>:max`` or ``<column>:min``.
 
     Raises:
-        ConditionError: the text has another form.
+        ConditionError: the text is malformed.
     """
     column, _, direction = text.rpartition(":")
     if not column or any(map(str.isspace, column)) or direction not in ("max", "min"):
@@ -125,35 +125,35 @@ def parse_objectives(texts: Sequence[str]) -> list[Objective]:
     """Read objectives, in order.
 
     Raises:
-        ConditionError: there is none, one has another form, or two name the same column.
+        ConditionError: there is none, one is malformed, or two name the same column.
     """
     objectives = [parse_objective(text) for text in texts]
     if not objectives:
         raise ConditionError("objectives must name at least one column, but got none")
-    seen: set[str] = set()
+    columns: set[str] = set()
     for objective in objectives:
-        if objective.column in seen:
+        if objective.column in columns:
             raise ConditionError(f"objectives must name each column once, but got {objective.column!r} twice")
-        seen.add(objective.column)
+        columns.add(objective.column)
     return objectives
 
 
-def check_columns(wanted: Iterable[Condition | Objective], metrics: Iterable[str]) -> None:
-    """Refuse columns that are neither one of a task's ``metrics``, nor a cost, nor ``latency@<device>``.
+def check_columns(goals: Iterable[Condition | Objective], metrics: Iterable[str]) -> None:
+    """Reject columns that are neither one of a task's ``metrics``, nor a cost, nor ``latency@<device>``.
 
     Raises:
         ConditionError: for the first unknown column.
     """
     allowed = (*metrics, *COST)
-    for one in wanted:
-        if one.column in allowed or one.column.startswith(LATENCY) and one.column != LATENCY:
+    for goal in goals:
+        if goal.column in allowed or goal.column.startswith(LATENCY) and goal.column != LATENCY:
             continue
         raise ConditionError(
-            f"columns are {', '.join(allowed)} and {LATENCY}<device>, but got {one.column!r} in '{one}'"
+            f"columns are {', '.join(allowed)} and {LATENCY}<device>, but got {goal.column!r} in '{goal}'"
         )
 
 
-def latency_devices(wanted: Iterable[Condition | Objective]) -> list[str]:
-    """Names of the devices whose latency is asked for, each once, in order of appearance."""
-    columns = [one.column for one in wanted if one.column.startswith(LATENCY)]
+def latency_devices(goals: Iterable[Condition | Objective]) -> list[str]:
+    """Distinct names of the devices of latency columns, in order of appearance."""
+    columns = [goal.column for goal in goals if goal.column.startswith(LATENCY)]
     return list(dict.fromkeys(column.removeprefix(LATENCY) for column in columns))

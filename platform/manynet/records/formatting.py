@@ -1,4 +1,4 @@
-"""How people read the values of a ledger's columns."""
+"""Formats metric values for display."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from manynet.records.conditions import LATENCY
 
 
 def is_percentage(column: str) -> bool:
-    """Whether people read a column's values as percentages."""
+    """Whether a column is shown as a percentage."""
     return column.endswith("accuracy")
 
 
 def show(column: str, value: float | None) -> str:
-    """A column's value for people, with its unit."""
+    """A column's value as text, with its unit."""
     if value is None or math.isnan(value):
         return "–"
     if is_percentage(column):

@@ -1,4 +1,4 @@
-"""What a search is for: its objectives, and the conditions that a subnet must meet."""
+"""Goals of a search: its objectives, and the conditions that a subnet must meet."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Goals:
         """Read goals as a user writes them.
 
         Args:
-            objectives: ``accuracy:max``...; None asks for the metric and for latency on this host.
+            objectives: ``accuracy:max``...; None means the metric, and latency on this host.
             conditions: ``parameters <= 1e6``...
-            metric: the task's main one.
+            metric: the task's main metric.
             columns: all of the task's metrics.
 
         Raises:
-            ConditionError: one is misspelt or names a column no evaluation has.
+            ConditionError: one is malformed, or names a column that no evaluation has.
         """
         default = [f"{metric}:max", f"{LATENCY}host/torch:min"]
         goals = cls(
@@ -57,14 +57,14 @@ class Goals:
 
     @property
     def columns(self) -> list[str]:
-        """Ledger columns that are asked for, each once."""
+        """Distinct ledger columns of all goals."""
         return list(
             dict.fromkeys([*(o.column for o in self.objectives), *(c.column for c in self.conditions)])
         )
 
     @property
     def devices(self) -> list[str]:
-        """Names of the devices whose latency is asked for, each once."""
+        """Distinct names of the devices of latency goals."""
         return latency_devices([*self.objectives, *self.conditions])
 
     def feasible(self, metrics: Mapping[str, float]) -> bool:

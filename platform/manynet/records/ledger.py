@@ -1,4 +1,4 @@
-"""Every evaluation and measurement, once: one small Parquet file a record, under one fixed schema."""
+"""Ledger: all evaluations and measurements, each once, as one small Parquet file a record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _READERS = 8
 
 
 class LedgerError(ManynetError):
-    """The ledger's folder, or something in it, cannot be used."""
+    """The ledger's folder, or a file in it, cannot be used."""
 
 
 class TornFileWarning(UserWarning):
@@ -47,16 +47,16 @@ class Record:
     """One row of the ledger.
 
     Attributes:
-        key: digest of what was evaluated and how: see ``record_key``.
+        key: digest of the evaluation's inputs: see ``record_key``.
         kind: ``evaluation`` (with shared weights), ``anchor`` (trained alone), ``finalist``, or ``measurement``
             (a latency alone, of an architecture that was evaluated before).
         space, weights, data: digests of the search space, the supernet's weights and the data set.
-        architecture: the canonical architecture.
-        protocol: what else decides the score: split, limits, calibration.
+        architecture: the canonical architecture, without keys that its network does not read.
+        protocol: other settings that determine the score: split, limits, calibration.
         metrics: ``accuracy``, ``loss``, ``macs``, ``parameters``, ``latency@<device>`` (ms), ...
-        measurements: the measurements behind the latencies.
+        measurements: the latency measurements.
         created: ISO time, UTC.
-        details: anything else that JSON can hold.
+        details: other JSON values.
     """
 
     key: str
@@ -81,7 +81,7 @@ class Record:
 def record_key(
     kind: Kind, space: str, weights: str, architecture: Mapping[str, Any], data: str, protocol: str
 ) -> str:
-    """16 hex digits that are equal exactly where a second evaluation would repeat the first."""
+    """Digest of 16 hex digits; equal exactly when a second evaluation would repeat the first."""
     text = json.dumps([kind, space, weights, architecture, data, protocol], sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -90,16 +90,16 @@ SCHEMA = pa.schema([pa.field(column.name, pa.string(), nullable=False) for colum
 
 
 class Ledger:
-    """A folder of records, written by many processes and read by any.
+    """A folder of records that many processes write and read.
 
-    A reader sees all of a record or nothing. Pickles as its address: an evaluator writes its own records.
+    Writes are atomic. Pickles as its address: evaluators write their own records.
 
     Args:
         address: a local folder, or any pyarrow filesystem address; created when first written to.
     """
 
     def __init__(self, address: str | Path) -> None:
-        # A worker's working directory is not the driver's, so a relative path would mean another folder there.
+        # Absolute, because workers have another working directory than the driver.
         self.address = absolute(address)
 
     def __reduce__(self) -> tuple[type[Ledger], tuple[str]]:
@@ -112,7 +112,7 @@ class Ledger:
         """Write one record; a record with the same key is replaced.
 
         Raises:
-            LedgerError: the record holds what JSON cannot.
+            LedgerError: the record holds values that are not JSON.
             StorageError: the folder cannot be written to.
         """
         self._store(f"{record.key}.parquet", [record])
@@ -121,16 +121,16 @@ class Ledger:
         """Write many records as one file: all of them or none; a record with the same key is replaced.
 
         Raises:
-            LedgerError: a record holds what JSON cannot.
+            LedgerError: a record holds values that are not JSON.
             StorageError: the folder cannot be written to.
         """
         if records:
             self._store(_merged_name(records), records)
 
     def read(self) -> list[Record]:
-        """All records, oldest first, one a key (the newest where a key was written twice); none of a new folder.
+        """All records, oldest first, the newest of each key; empty for a new folder.
 
-        A file that is not whole is renamed to ``<name>.torn``, with a ``TornFileWarning``.
+        An incomplete file is renamed to ``<name>.torn``, with a ``TornFileWarning``.
 
         Raises:
             LedgerError: a Parquet file in the folder is not a ledger's, or the folder cannot be read.
@@ -142,10 +142,10 @@ class Ledger:
         return {record.key for record in self.read()}
 
     def compact(self) -> int:
-        """Merge all files into one, and return how many there were.
+        """Merge all files into one, and return their former number.
 
-        The merged file is complete before any other is deleted: a kill in between leaves records twice, which
-        readers do not notice. Writers may go on meanwhile, but must not replace a record that is being merged.
+        The merged file is complete before any other is deleted: a kill in between leaves duplicates, which
+        readers drop. Concurrent writes are allowed, but must not replace a record that is being merged.
         """
         records, names = self._read_all()
         if len(names) < 2:
@@ -171,7 +171,7 @@ class Ledger:
             try:
                 return self._read_once()
             except FileNotFoundError:
-                # Another process compacted between our listing and our reading: list again.
+                # Another process compacted after the listing: list again.
                 continue
             except OSError as error:
                 raise LedgerError(f"a ledger must be a folder that can be read, but got: {error}") from None
@@ -180,11 +180,11 @@ class Ledger:
     def _read_once(self) -> tuple[list[Record], list[str]]:
         filesystem, folder = self._place
         listed = filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
-        found = [info for info in listed if info.is_file and info.base_name.endswith(".parquet")]
+        files = [info for info in listed if info.is_file and info.base_name.endswith(".parquet")]
         names, records = [], []
-        # Object stores take their time to answer, and answer many at once.
+        # Object stores answer slowly, but many requests at once.
         with ThreadPoolExecutor(_READERS) as readers:
-            for info, content in zip(found, readers.map(self._content, found), strict=True):
+            for info, content in zip(files, readers.map(self._content, files), strict=True):
                 try:
                     table = _decode(content)
                 except (pa.ArrowException, OSError) as error:
@@ -195,13 +195,13 @@ class Ledger:
         return _distinct(records), names
 
     def _content(self, info: pyarrow.fs.FileInfo) -> pa.Buffer:
-        """A file's content, read whole: storage errors must reach the caller, for only that can be judged torn."""
+        """Read a whole file. Storage errors are raised: only a file's content may count as torn."""
         filesystem, _ = self._place
         try:
             with filesystem.open_input_file(info.path) as stream:
                 return stream.read_buffer()
         except OSError:
-            # Object stores have no error of their own for a file that was deleted while it was read.
+            # Object stores have no specific error for a file that is deleted during the read.
             if filesystem.get_file_info(info.path).type == pyarrow.fs.FileType.NotFound:
                 raise FileNotFoundError(info.path) from None
             raise
@@ -250,8 +250,8 @@ def _encode(records: Sequence[Record]) -> pa.Buffer:
         {column: [_text(record, column) for record in records] for column in SCHEMA.names}, schema=SCHEMA
     )
     sink = pa.BufferOutputStream()
-    # Checksums tell a damaged page from a good one: without them it may decode to nonsense. What helps queries
-    # over large columns is left out: it would be most of a one-record file.
+    # Checksums detect damaged pages, which could decode to wrong values. Dictionaries and statistics serve queries
+    # over large columns; they would be most of a one-record file.
     pq.write_table(
         table,
         sink,

@@ -1,4 +1,4 @@
-"""What is non-dominated, and how much it dominates."""
+"""Pareto fronts and hypervolumes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-# Optuna's exact hypervolume is not public; every use of it goes through `_volume`.
+# Optuna's exact hypervolume is private API; `_volume` is its only use.
 from optuna._hypervolume import compute_hypervolume
 
 from manynet.errors import ManynetError
@@ -19,7 +19,7 @@ Points: TypeAlias = Sequence[Point] | Floats
 
 
 class ParetoError(ManynetError, ValueError):
-    """Points, directions or a reference point do not fit together."""
+    """Shapes of points, directions or a reference point do not match."""
 
 
 def front(values: Points, maximise: Sequence[bool]) -> NDArray[np.intp]:
@@ -40,19 +40,19 @@ def front(values: Points, maximise: Sequence[bool]) -> NDArray[np.intp]:
     losses = _losses(values, maximise)
     known = np.flatnonzero(~np.isnan(losses).any(axis=1))
     distinct, first = np.unique(losses[known], axis=0, return_index=True)
-    # In lexicographic order nothing is dominated by a later row, so the head of what is left is on the front.
-    left, kept = np.arange(len(distinct)), []
-    while len(left):
-        kept.append(left[0])
-        left = left[(distinct[left] < distinct[left[0]]).any(axis=1)]
-    return np.sort(known[first[np.array(kept, dtype=np.intp)]])
+    # In lexicographic order no row is dominated by a later one, so the first remaining row is on the front.
+    remaining, members = np.arange(len(distinct)), []
+    while len(remaining):
+        members.append(remaining[0])
+        remaining = remaining[(distinct[remaining] < distinct[remaining[0]]).any(axis=1)]
+    return np.sort(known[first[np.array(members, dtype=np.intp)]])
 
 
 def hypervolume(values: Points, maximise: Sequence[bool], reference: Point) -> float:
-    """Volume that ``values`` dominate up to ``reference``, exactly (While et al. 2012, doi:10.1109/TEVC.2010.2077298).
+    """Exact hypervolume of ``values`` up to ``reference`` (While et al. 2012, doi:10.1109/TEVC.2010.2077298).
 
     Args:
-        values: (N, M); points that are not better than the reference in every objective add nothing.
+        values: (N, M); points that do not dominate the reference add nothing.
         maximise: for each objective, whether larger is better: (M,).
         reference: (M,), in the objectives' own units.
 
@@ -71,13 +71,13 @@ def hypervolume_curve(
     """Hypervolume after each point, as a share of the box between the ideal and the nadir point.
 
     Args:
-        values: (N, M), in order of evaluation; a row that is not finite leaves the curve where it was.
+        values: (N, M), in order of evaluation; rows that are not finite do not change the curve.
         maximise: for each objective, whether larger is better: (M,).
-        box: the ideal and the nadir point, (M,) each; the best and the worst value seen of each objective
-            where left out. Curves can be compared only under one box.
+        box: the ideal and the nadir point, (M,) each; by default the best and the worst value of each
+            objective. Only curves of the same box can be compared.
 
     Returns:
-        (N,) shares: 0 to 1, or above where points are better than the ideal of ``box``.
+        (N,) shares: 0 to 1, or above if points are better than the ideal of ``box``.
 
     Raises:
         ParetoError: the shapes do not agree.
@@ -90,20 +90,20 @@ def hypervolume_curve(
         (losses[known].min(axis=0), losses[known].max(axis=0)) if box is None else _losses(box, maximise)
     )
     span = nadir - ideal
-    # An objective that never varies has no side of the box to fill: it must not make every volume zero.
+    # A constant objective gives the box no extent: it must not make every volume zero.
     scaled = np.where(span > 0, (losses - ideal) / np.where(span > 0, span, 1.0), 0.0)
     return np.cumsum(_gains(np.minimum(scaled, 1.0), known))
 
 
 def _gains(losses: Floats, known: NDArray[np.intp]) -> Floats:
-    """What each point adds to the volume of those before it, up to the all-ones corner: (N,)."""
+    """Hypervolume that each point adds to the points before it, up to the all-ones corner: (N,)."""
     corner = np.ones(losses.shape[1])
     gains, archive = np.zeros(len(losses)), np.empty((0, losses.shape[1]))
     for index in known:
         point = losses[index]
         if (archive <= point).all(axis=1).any():
             continue
-        # What others dominate of the point's own box: their parts of it, far fewer than the whole front.
+        # Subtract the part of the point's box that others dominate: far fewer points than the whole front.
         gains[index] = np.prod(corner - point) - _volume(np.maximum(archive, point), corner)
         archive = np.vstack([archive[~(point <= archive).all(axis=1)], point])
     return gains

@@ -1,4 +1,7 @@
-"""How far the ranking by shared weights can be trusted."""
+"""Rank correlation between scores with shared weights and scores of anchors.
+
+An anchor is an evaluated architecture that is also trained alone, to judge the supernet's ranking.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ FEWEST_CONVINCING = 5
 
 
 class RankingError(ManynetError, ValueError):
-    """Ranking quality cannot be computed from what was given."""
+    """Ranking quality cannot be computed from the given scores."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,12 @@ class RankingQuality:
 
     @property
     def carries_search(self) -> bool:
-        """Whether better shared scores do mean better architectures: interval above 0, from 5 anchors or more."""
+        """Whether shared scores can guide a search: interval above 0, from 5 anchors or more."""
         return self.low > 0 and self.count >= FEWEST_CONVINCING
 
     @property
     def verdict(self) -> str:
-        """One line for people."""
+        """One-line summary."""
         trust = "carries" if self.carries_search else "is too uncertain to carry"
         return f"{self}: the shared-weight ranking {trust} a search"
 
@@ -69,14 +72,14 @@ def kendall(
     """Kendall's tau-b between scores with shared weights and scores of the same architectures trained alone.
 
     The interval is the 2.5th to 97.5th percentile of tau over bootstrap resamples of the architectures (Efron &
-    Tibshirani 1993, ch. 13). A resample in which either score is constant orders nothing, and counts as tau 0:
-    leaving it out would make three anchors look certain.
+    Tibshirani 1993, ch. 13). A resample in which either score is constant counts as tau 0: leaving it out would
+    make three anchors look certain.
 
     Args:
         shared: (n,) scores with shared weights.
         alone: (n,) scores trained alone, in the same order.
         seed: of the resampling.
-        resamples: how many; time grows with them and with n squared.
+        resamples: number of resamples; time grows with it and with n squared.
 
     Raises:
         RankingError: the lengths differ, n < 3, or a score is not finite.
@@ -107,7 +110,7 @@ def _checked(shared: Sequence[float], alone: Sequence[float]) -> NDArray[np.floa
 
 
 def _counts(count: int, seed: int, resamples: int = RESAMPLES) -> NDArray[np.float64]:
-    """How often each resample drew each architecture: (resamples, n)."""
+    """Multiplicity of each architecture in each resample: (resamples, n)."""
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
     return draws.astype(np.float64)
 
@@ -117,23 +120,25 @@ def _weighted_pearson(scores: NDArray[np.float64], counts: NDArray[np.float64]) 
     centred = scores - scores.mean(axis=1, keepdims=True)
     total = counts.sum(axis=1)
     first, second = (counts @ centred.T / total[:, None]).T
-    both = counts @ (centred[0] * centred[1]) / total - first * second
+    covariance = counts @ (centred[0] * centred[1]) / total - first * second
     spread = [
-        np.maximum(counts @ (own * own) / total - mean * mean, 0)
-        for own, mean in zip(centred, (first, second), strict=True)
+        np.maximum(counts @ (values * values) / total - mean * mean, 0)
+        for values, mean in zip(centred, (first, second), strict=True)
     ]
     scale = np.sqrt(spread[0] * spread[1])
-    # Where a score is constant, rounding leaves a little of it.
+    # For a constant score, rounding leaves a spread slightly above 0.
     least = 1e-12 * np.sqrt(np.prod((centred**2).mean(axis=1)))
-    found: NDArray[np.float64] = np.divide(both, scale, out=np.zeros_like(scale), where=scale > least)
-    return np.clip(found, -1, 1)
+    coefficients: NDArray[np.float64] = np.divide(
+        covariance, scale, out=np.zeros_like(scale), where=scale > least
+    )
+    return np.clip(coefficients, -1, 1)
 
 
 def _resampled_tau(scores: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """tau-b of each resample: (R,).
 
-    A resample is how often it drew each architecture, c. With s the signs of all differences of one score, its
-    concordant less discordant pairs are c'(s1 * s2)c / 2, and its untied pairs of one score c'(s * s)c / 2.
+    Let c be a resample's multiplicities, and s the signs of all differences of one score. Concordant minus
+    discordant pairs are c'(s1 * s2)c / 2, and untied pairs of one score c'(s * s)c / 2.
     """
     first, second = np.sign(scores[:, :, None] - scores[:, None, :])
     agreement, untied, untied_too = (

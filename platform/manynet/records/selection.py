@@ -1,4 +1,4 @@
-"""Which evaluated subnets go further: winners to fine-tune, and anchors to train alone."""
+"""Selects evaluated subnets: winners to fine-tune, and anchors to train alone."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def winners(
 ) -> list[Record]:
     """Records spread over the Pareto front, its two ends included; best by the first objective first.
 
-    When the front has fewer than ``count``, the fronts behind it fill up.
+    When the front has fewer than ``count``, the next fronts fill up.
 
     Args:
         records: evaluations.
-        objectives: what the front is over.
-        conditions: what a winner must meet.
-        count: how many; fewer come back only when fewer meet the conditions.
-        kept: keys of records that come first where their front has a place.
+        objectives: of the front.
+        conditions: bounds that a winner must meet.
+        count: number of records; fewer only when fewer meet the conditions.
+        kept: keys of records that are preferred within their front.
     """
     left = [r for r in records if _complete(r, objectives) and all(c.holds(r.metrics) for c in conditions)]
     chosen: list[Record] = []
@@ -44,7 +44,7 @@ def winners(
 
 
 def anchors(records: Sequence[Record], column: str, count: int, kept: Collection[str] = ()) -> list[Record]:
-    """Records evenly spaced by their rank in ``column``, from worst to best; those with ``kept`` keys come first."""
+    """Records evenly spaced by rank in ``column``, from worst to best; those with ``kept`` keys are preferred."""
     ranked = sorted((r for r in records if column in r.metrics), key=lambda r: (r.metrics[column], r.key))
     return _spread(ranked, count, kept)
 
@@ -56,19 +56,19 @@ def _complete(record: Record, objectives: Sequence[Objective]) -> bool:
 def _spread(records: Sequence[Record], count: int, kept: Collection[str]) -> list[Record]:
     """At most ``count`` records, in order and evenly spaced, both ends included.
 
-    Around kept ones, those that are farthest from all chosen ones follow.
+    Kept ones are chosen first, then repeatedly the one farthest from all chosen.
     """
-    chosen = [at for at, record in enumerate(records) if record.key in kept]
+    chosen = [index for index, record in enumerate(records) if record.key in kept]
     if len(chosen) >= count:
-        return [records[chosen[at]] for at in _evenly(len(chosen), count)]
+        return [records[chosen[index]] for index in _evenly(len(chosen), count)]
     if not chosen:
-        return [records[at] for at in _evenly(len(records), count)]
+        return [records[index] for index in _evenly(len(records), count)]
     while len(chosen) < min(count, len(records)):
-        distances = [min(abs(at - other) for other in chosen) for at in range(len(records))]
+        distances = [min(abs(index - other) for other in chosen) for index in range(len(records))]
         chosen.append(int(np.argmax(distances)))
-    return [records[at] for at in sorted(chosen)]
+    return [records[index] for index in sorted(chosen)]
 
 
 def _evenly(available: int, count: int) -> list[int]:
-    """At most ``count`` different indices, evenly over ``range(available)``, both ends included."""
+    """At most ``count`` distinct indices, evenly spaced over ``range(available)``, both ends included."""
     return sorted({int(i) for i in np.linspace(0, available - 1, min(count, available)).round()})

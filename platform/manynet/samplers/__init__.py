@@ -1,4 +1,4 @@
-"""What proposes the next architecture: every name in ``__all__`` is one an experiment file can use."""
+"""Samplers, which propose the next architecture; experiment files can use the names in ``__all__``."""
 
 from manynet.samplers.regularised import evolution
 from manynet.samplers.standard import nsga2, random, tpe

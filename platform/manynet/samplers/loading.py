@@ -1,4 +1,4 @@
-"""From a sampler's name and options to the sampler."""
+"""Creates samplers from names and options."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from manynet.records.conditions import Objective
 
 
 class SamplerError(ManynetError, ValueError):
-    """There is no such sampler, or it does not take these options."""
+    """A sampler is unknown, or does not take the options."""
 
 
 def load(
     name: str, options: Mapping[str, Any], seed: int, objectives: Sequence[Objective]
 ) -> optuna.samplers.BaseSampler:
-    """Make a sampler.
+    """Create a sampler.
 
     Args:
         name: one of ``manynet.samplers.__all__``, or ``module:name`` of a function
             ``(seed, objectives, **options)`` that returns an Optuna sampler.
-        options: arguments of that function besides the first two.
+        options: further arguments of the function.
         seed: of the sampler's draws.
-        objectives: what the search is for.
+        objectives: of the search.
 
     Raises:
-        SamplerError: nothing has this name, or what has it refuses the options.
-        UnknownNameError: ``module:name`` names nothing.
+        SamplerError: the name is unknown, or the sampler does not take the options.
+        UnknownNameError: ``module:name`` does not exist.
     """
     make = _named(name)
-    known = list(inspect.signature(make).parameters.values())[2:]
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known)
-    unknown = [option for option in options if option not in {parameter.name for parameter in known}]
+    parameters = list(inspect.signature(make).parameters.values())[2:]
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    unknown = [option for option in options if option not in {parameter.name for parameter in parameters}]
     if unknown and not open_ended:
-        names = ", ".join(parameter.name for parameter in known) or "none"
+        names = ", ".join(parameter.name for parameter in parameters) or "none"
         raise SamplerError(f"options of sampler {name!r} must be among ({names}), but got {unknown[0]!r}")
     try:
         return make(seed, objectives, **options)  # type: ignore[no-any-return]

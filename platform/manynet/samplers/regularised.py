@@ -1,4 +1,4 @@
-"""Regularised evolution: tournaments among the youngest, one mutation, the oldest dies.
+"""Regularised (aging) evolution: tournament selection among the youngest trials, and one mutation.
 
 Real et al., "Regularized Evolution for Image Classifier Architecture Search", AAAI 2019.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from manynet.records.conditions import Objective
 
 LIVE = "live"
-"""User attribute of a trial: names of the parameters that matter to its architecture."""
+"""User attribute of a trial: names of the parameters that its architecture reads."""
 
 _REDRAWS = 16
 
@@ -25,14 +25,13 @@ _REDRAWS = 16
 class RegularisedEvolution(optuna.samplers.BaseSampler):
     """Aging evolution over the last ``population_size`` completed trials.
 
-    A parent is the winner among ``sample_size`` trials drawn from that population: the feasible
-    before the infeasible, the less infeasible before the more, then a random one of the
-    non-dominated. Its child changes one parameter, one the parent's architecture makes use of where
-    the trial's user attribute ``"live"`` names those.
+    A parent wins a tournament of ``sample_size`` trials drawn from that population: feasible before
+    infeasible, then smaller violations first, then a random non-dominated trial. The child changes one
+    parameter; if the trial's user attribute ``"live"`` names the active parameters, it is one of those.
 
     Args:
         seed: of every draw.
-        population_size: completed trials that can be parents; random draws until there are so many.
+        population_size: completed trials that can be parents; until then, draws are random.
         sample_size: trials in a tournament.
     """
 
@@ -99,7 +98,7 @@ class RegularisedEvolution(optuna.samplers.BaseSampler):
 def _winners(
     trials: Sequence[FrozenTrial], directions: Sequence[optuna.study.StudyDirection]
 ) -> list[FrozenTrial]:
-    """The trials no other one beats: least constraint violation first, then not dominated."""
+    """The non-dominated trials among those of least constraint violation."""
     violations = [sum(max(0.0, value) for value in trial.constraints.values()) for trial in trials]
     least = min(violations)
     best = [trial for trial, violation in zip(trials, violations, strict=True) if violation == least]

@@ -1,4 +1,4 @@
-"""Optuna's own samplers, with the defaults that suit parallel search under constraints."""
+"""Optuna's samplers with defaults for parallel search under constraints."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class _NSGAIISampler(optuna.samplers.NSGAIISampler):
     """NSGA-II that also breeds from trials whose parameters were given, not drawn.
 
-    Optuna assigns a generation where it draws parameters, so a trial with given parameters (the
-    smallest and largest architecture, every record of a resumed search) would never be a parent.
+    Optuna assigns a generation only when it draws parameters, so enqueued trials (the smallest and
+    largest architecture, every record of a resumed search) would never be parents.
     """
 
     def after_trial(
@@ -55,7 +55,7 @@ def tpe(
     multivariate: bool = True,
 ) -> optuna.samplers.BaseSampler:
     """Tree-structured Parzen estimator: Bergstra et al. 2011; several objectives: Ozaki et al. 2020."""
-    # Candidates are pending while others are proposed: the constant liar keeps proposals apart.
+    # Proposals are made while others are pending: the constant liar makes them differ.
     return optuna.samplers.TPESampler(
         seed=seed,
         n_startup_trials=n_startup_trials,

@@ -21,11 +21,11 @@ class SearchError(ManynetError, RuntimeError):
 
 
 def check(space: SearchSpace, settings: SearchSettings, goals: Goals) -> optuna.samplers.BaseSampler:
-    """Refuse settings that a search would fail on; returns the sampler they ask for.
+    """Validate a search's settings before it starts, and return its sampler.
 
     Raises:
-        SamplerError: there is no such sampler, or it does not take these options.
-        SearchError: a condition is out of reach, or the last layer cannot be tuned.
+        SamplerError: the sampler is unknown, or does not take these options.
+        SearchError: no subnet can meet a condition, or the last layer cannot be tuned.
         TrackerError: a tracker cannot be reached.
     """
     trackers.check(settings.trackers)
@@ -39,7 +39,7 @@ def check(space: SearchSpace, settings: SearchSettings, goals: Goals) -> optuna.
 
 
 def check_reachable(space: SearchSpace, conditions: Iterable[Condition]) -> None:
-    """Refuse bounds that no subnet can meet.
+    """Reject bounds that no subnet can meet.
 
     Raises:
         SearchError: for the first such bound.
@@ -57,8 +57,8 @@ def check_reachable(space: SearchSpace, conditions: Iterable[Condition]) -> None
 
 def _check_cost(space: SearchSpace, condition: Condition) -> None:
     least, most = (getattr(space.read(arch), condition.column) for arch in (space.smallest, space.largest))
-    reach = {"<": least, ">": most, "=": min(max(condition.bound, least), most)}
-    if not condition.holds({condition.column: reach[condition.operator[0]]}):
+    nearest = {"<": least, ">": most, "=": min(max(condition.bound, least), most)}
+    if not condition.holds({condition.column: nearest[condition.operator[0]]}):
         raise SearchError(
             f"a bound on {condition.column} must be within the space's {least} to {most}, but got '{condition}'"
         )

@@ -1,4 +1,4 @@
-"""Ray Tune's domains as Optuna's distributions: the same keys, the same values."""
+"""Converts Ray Tune domains to Optuna distributions with the same keys and values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from manynet.space.domains import step_of
 
 
 class DomainError(ManynetError, TypeError):
-    """A search space holds a domain that no sampler can draw from."""
+    """A search space holds a domain that no sampler can rng from."""
 
 
 def distributions(domains: Mapping[str, Domain]) -> dict[str, BaseDistribution]:
@@ -35,13 +35,13 @@ def distributions(domains: Mapping[str, Domain]) -> dict[str, BaseDistribution]:
 def complete(
     arch: Mapping[str, Any], domains: Mapping[str, BaseDistribution], seed: int | str
 ) -> dict[str, Any]:
-    """All parameters of a trial for a canonical architecture, which lacks those that do not matter.
+    """Fill up a canonical architecture, which lacks inactive keys, to all parameters of a trial.
 
-    Samplers learn only parameters every trial has. What is missing is drawn: any fixed filling would
-    look like a preference.
+    Samplers learn only parameters that every trial has. Missing ones are drawn at random: a fixed
+    value would look like a preference.
     """
-    draw = random.Random(seed)
-    return {key: arch[key] if key in arch else _drawn(domain, draw) for key, domain in domains.items()}
+    rng = random.Random(seed)
+    return {key: arch[key] if key in arch else _sample(domain, rng) for key, domain in domains.items()}
 
 
 def _distribution(key: str, domain: Domain) -> BaseDistribution:
@@ -52,7 +52,7 @@ def _distribution(key: str, domain: Domain) -> BaseDistribution:
         sampler = sampler.sampler
     if isinstance(domain, Integer | Float) and isinstance(sampler, Uniform | LogUniform):
         step = step_of(domain)
-        # Optuna has no grid on a log scale: the grid says what is allowed, so that is what stays.
+        # Optuna has no grid on a log scale. The grid decides which values are valid, so it is kept.
         log = isinstance(sampler, LogUniform) and step is None
         low, high = (domain.lower, domain.upper) if step is None else _on_grid(domain, step)
         if isinstance(domain, Float):
@@ -66,17 +66,17 @@ def _distribution(key: str, domain: Domain) -> BaseDistribution:
 
 
 def _on_grid(domain: Integer | Float, step: float) -> tuple[float, float]:
-    """The first and last multiple of ``step`` within the bounds; rounding forgives 0.3 / 0.1."""
+    """The first and last multiple of ``step`` within the bounds; rounding tolerates float errors (0.3 / 0.1)."""
     first = math.ceil(round(domain.lower / step, 9)) * step
     return first, first + math.floor(round((domain.upper - first) / step, 9)) * step
 
 
-def _drawn(domain: BaseDistribution, draw: random.Random) -> Any:
+def _sample(domain: BaseDistribution, rng: random.Random) -> Any:
     if isinstance(domain, CategoricalDistribution):
-        return draw.choice(domain.choices)
+        return rng.choice(domain.choices)
     if isinstance(domain, IntDistribution):
-        return draw.randrange(domain.low, domain.high + 1, domain.step)
+        return rng.randrange(domain.low, domain.high + 1, domain.step)
     assert isinstance(domain, FloatDistribution)
     if domain.step is None:
-        return draw.uniform(domain.low, domain.high)
-    return domain.low + domain.step * draw.randint(0, round((domain.high - domain.low) / domain.step))
+        return rng.uniform(domain.low, domain.high)
+    return domain.low + domain.step * rng.randint(0, round((domain.high - domain.low) / domain.step))

@@ -1,4 +1,4 @@
-"""One candidate is one Tune trial of one step, on an evaluator that is kept for the next."""
+"""Tune trainable that evaluates candidates: one trial of one step each, on a reused actor."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ logger = logging.getLogger(__name__)
 Architecture = Mapping[str, Any]
 Evaluate = Callable[[Architecture], Evaluation]
 Prepare = Callable[[], Evaluate]
-"""Called once in each evaluator's process: builds what is kept between candidates."""
+"""Called once in each evaluator process: builds the state that candidates share."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """All that decides a score besides the architecture.
+    """Everything that determines a score besides the architecture.
 
     Attributes:
         space, weights, data: digests.
-        protocol: what else decides it, in words.
-        made_with: settings that decide no score, as they are now; kept in each record's details.
+        protocol: text of the scoring settings and devices.
+        made_with: current settings that do not affect scores; kept in each record's details.
     """
 
     space: str
@@ -80,22 +80,22 @@ class Provenance:
 
 
 class Gate:
-    """Lets evaluators go when all of them have come.
+    """Barrier: evaluators start together once all of them are up.
 
-    Tune hands a trial that waits for its evaluator to start to any that is idle, and then gives the
-    starting one up: without the gate, the first evaluator would do quick candidates alone for ever.
+    Tune gives a trial whose evaluator is still starting to any idle evaluator, and then drops the
+    starting one. Without the barrier, the first evaluator would run all quick candidates alone.
     """
 
     def __init__(self, count: int) -> None:
         self._missing = count
-        self._all = asyncio.Event()
+        self._complete = asyncio.Event()
 
     async def arrive(self) -> None:
         """Return once ``count`` evaluators have called this."""
         self._missing -= 1
         if self._missing <= 0:
-            self._all.set()
-        await self._all.wait()
+            self._complete.set()
+        await self._complete.wait()
 
 
 PATIENCE = 60.0
@@ -103,9 +103,9 @@ PATIENCE = 60.0
 
 
 class Evaluator(tune.Trainable):
-    """Evaluates the architecture that is its trial's configuration, and writes the record itself."""
+    """Evaluates the architecture in its trial's config, and writes the ledger record itself."""
 
-    def setup(  # type: ignore[override]  # tune.with_parameters gives the rest
+    def setup(  # type: ignore[override]  # tune.with_parameters adds the rest
         self,
         config: dict[str, Any],
         prepare: Prepare,
@@ -113,7 +113,7 @@ class Evaluator(tune.Trainable):
         provenance: Provenance,
         gate: ActorHandle[Gate] | None = None,
     ) -> None:
-        """Keep what evaluation needs; building it is left to the first step."""
+        """Store the arguments; the first step builds the evaluation."""
         self._prepare = prepare
         self._evaluate: Evaluate | None = None
         self._gate = gate
@@ -121,18 +121,18 @@ class Evaluator(tune.Trainable):
         self._provenance = provenance
 
     def __repr__(self) -> str:
-        # Of Tune's own classes around this one, the dashboard would show the name alone.
+        # The dashboard would show only the name of Tune's wrapper class.
         return "Evaluator"
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Nothing kept depends on the candidate."""
+        """Accept any candidate: no state depends on it."""
         return True
 
     def step(self) -> dict[str, Any]:
-        """Evaluate, write, report. An error is reported too: raising it would cost a new process."""
+        """Evaluate, write, report. Errors are reported as results: raising one would cost a new process."""
         self._wait_for_others()
         try:
-            # Not in setup: there, an error would be an actor that never comes up.
+            # Not in setup: an error there would be an actor that never starts.
             if self._evaluate is None:
                 self._evaluate = self._prepare()
             start = time.perf_counter()
@@ -148,7 +148,7 @@ class Evaluator(tune.Trainable):
 
     def _wait_for_others(self) -> None:
         if self._gate is not None:
-            # Here, not in setup: only a trial that has begun is safe from being given to another evaluator.
+            # Here, not in setup: Tune may move a trial to another evaluator until it has begun.
             with contextlib.suppress(GetTimeoutError):
                 ray.get(self._gate.arrive.remote(), timeout=PATIENCE)
             self._gate = None

@@ -1,4 +1,4 @@
-"""The named actor of a search: hears of every candidate, and tells files, TensorBoard, metrics and people."""
+"""Named actor of a search: publishes results to status files, TensorBoard, Ray metrics and its log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from manynet.errors import ManynetError
-from manynet.search.monitor_callback import Telling
+from manynet.search.monitor_callback import MonitorCallback
 from manynet.search.tally import Result, SearchPlan, SearchTally
 from manynet.storage import join
 from manynet.telemetry import metrics
@@ -24,26 +24,26 @@ from manynet.telemetry.tensorboard import Events
 EVENTS = "search/tensorboard"
 SECONDS_BETWEEN = 2.0
 SHARE_OF_TIME = 0.05
-"""Of the monitor's time that telling may take: a long search's hypervolume takes a second."""
+"""Share of the monitor's time for publishing: a long search's hypervolume takes a second."""
 SECONDS_BETWEEN_LINES = 10.0
-SECONDS_TO_COME = 10.0
-"""To wait at the end for batches that were sent before."""
+SECONDS_FOR_BATCHES = 10.0
+"""Wait at the end for batches that are still on their way."""
 SECONDS_TO_END = 60.0
 PATIENCE = 15.0
-"""Seconds to wait for the actor of a run that was killed to go."""
+"""Seconds to wait for the actor of a killed run to disappear."""
 
 
 class MonitorError(ManynetError):
-    """A search cannot be told of."""
+    """A search cannot be monitored."""
 
 
 class Monitor:
-    """An asynchronous actor on the driver's node; the search goes on without it, should it die.
+    """Asynchronous actor on the driver's node; if it dies, the search continues without it.
 
-    Ray keeps no order of an asynchronous actor's calls: batches may come in any, and after the end.
+    Ray does not order calls to asynchronous actors: batches may arrive in any order, and after ``end``.
 
     Args:
-        plan: of the search.
+        plan: describes the search.
         earlier: evaluations of earlier starts, oldest first.
     """
 
@@ -55,8 +55,8 @@ class Monitor:
         self._metrics = SearchMetrics(plan)
         self._status: SearchStatus | None = None
         self._printed = 0.0
-        self._came, self._arrival = 0, asyncio.Condition()
-        self._telling = Periodic(self._tell_again)
+        self._received, self._arrival = 0, asyncio.Condition()
+        self._publisher = Periodic(self._publish_again)
 
     def __repr__(self) -> str:
         return f"Search({self._plan.space}: {', '.join(map(str, self._plan.objectives))})"
@@ -66,28 +66,28 @@ class Monitor:
         """Take in a batch of candidates' results."""
         self._take(batch)
         async with self._arrival:
-            self._came += 1
+            self._received += 1
             self._arrival.notify_all()
 
     @ray.method
     async def status(self) -> dict[str, Any]:
-        """The search as it is now: :class:`~manynet.telemetry.search_status.SearchStatus` as a dict."""
+        """Current status: :class:`~manynet.telemetry.search_status.SearchStatus` as a dict."""
         return self._now().model_dump()
 
     @ray.method
     async def end(self, state: Literal["ended", "stopped"], sent: int, rest: Sequence[Result]) -> None:
-        """Tell a last time, once all results are there.
+        """Publish a last time, once all results have arrived.
 
         Args:
-            state: to tell.
-            sent: batches that were sent: those that are still to come are waited for, but not for long.
-            rest: results that no batch held.
+            state: final state to publish.
+            sent: number of batches sent; missing ones are awaited for a limited time.
+            rest: results not yet sent in a batch.
         """
         await self._wait_for(sent)
         self._take(rest)
-        await self._telling.end()
+        await self._publisher.end()
         self._state = state
-        await self._tell()
+        await self._publish()
         await asyncio.to_thread(self._events.close)
 
     def _take(self, results: Sequence[Result]) -> None:
@@ -97,22 +97,22 @@ class Monitor:
 
     async def _wait_for(self, sent: int) -> None:
         try:
-            async with asyncio.timeout(SECONDS_TO_COME), self._arrival:
-                await self._arrival.wait_for(lambda: self._came >= sent)
+            async with asyncio.timeout(SECONDS_FOR_BATCHES), self._arrival:
+                await self._arrival.wait_for(lambda: self._received >= sent)
         except TimeoutError:
-            print(f"cannot tell all: {sent - self._came} of {sent} batches did not come", flush=True)
+            print(f"incomplete: {sent - self._received} of {sent} batches did not arrive", flush=True)
 
-    async def _tell_again(self) -> float:
+    async def _publish_again(self) -> float:
         start = time.monotonic()
-        await self._tell()
+        await self._publish()
         return max(SECONDS_BETWEEN, (time.monotonic() - start) / SHARE_OF_TIME)
 
-    async def _tell(self) -> None:
-        """Tell all; never twice at a time, or the older could be written last."""
+    async def _publish(self) -> None:
+        """Publish the status; never concurrently, or an older one could be written last."""
         await asyncio.to_thread(self._write, self._now())
 
     def _now(self) -> SearchStatus:
-        # Never in the thread that tells: results are added meanwhile.
+        # Never in the publishing thread: results are added meanwhile.
         return self._tally.status(time.time(), self._state)
 
     def _write(self, now: SearchStatus) -> None:
@@ -122,8 +122,8 @@ class Monitor:
             if before is None or before.done != now.done:
                 self._draw(now)
         except (ManynetError, OSError) as error:
-            # What is told is a copy of what the ledger holds: no reason to end a search.
-            print(f"cannot tell: {error}", flush=True)
+            # The ledger holds all results: no reason to end a search.
+            print(f"cannot publish: {error}", flush=True)
         self._metrics.show(now)
         self._print(now)
 
@@ -159,7 +159,7 @@ class Monitor:
 
 
 class SearchMetrics:
-    """Metrics that a search exports through Ray."""
+    """Ray metrics of a search."""
 
     def __init__(self, plan: SearchPlan) -> None:
         self._tags = {"study": plan.study}
@@ -176,12 +176,12 @@ class SearchMetrics:
         self._gauges = {definition: metrics.gauge(definition) for definition in shown}
 
     def count(self, result: Result) -> None:
-        """Count a candidate that was evaluated."""
+        """Count an evaluated candidate."""
         if result.metrics:
             self._candidates.inc(1, tags=self._tags)
 
     def show(self, now: SearchStatus) -> None:
-        """Set what rises and falls."""
+        """Set the gauges."""
         values = {
             metrics.FAILURES: now.failed,
             metrics.RATE: now.per_second,
@@ -197,25 +197,27 @@ class SearchMetrics:
 
 
 @contextmanager
-def monitored(plan: SearchPlan, columns: Sequence[str], earlier: Sequence[Member]) -> Iterator[Telling]:
-    """A search's named actor while the block runs, and the Tune callback that tells it of candidates.
+def monitored(
+    plan: SearchPlan, columns: Sequence[str], earlier: Sequence[Member]
+) -> Iterator[MonitorCallback]:
+    """Run a search's monitor actor during the block; yields the Tune callback that sends it results.
 
     Args:
-        plan: of the search.
-        columns: of a candidate's result that are told.
+        plan: describes the search.
+        columns: result columns to send.
         earlier: evaluations of earlier starts, oldest first.
 
     Raises:
         MonitorError: when another run searches the same study now.
     """
     monitor = _start(plan, earlier)
-    telling = Telling(monitor.note.remote, columns)
+    callback = MonitorCallback(monitor.note.remote, columns)
     state: Literal["ended", "stopped"] = "stopped"
     try:
-        yield telling
+        yield callback
         state = "ended"
     finally:
-        _end(monitor, state, telling)
+        _end(monitor, state, callback)
 
 
 def _start(plan: SearchPlan, earlier: Sequence[Member]) -> Any:
@@ -233,7 +235,7 @@ def _start(plan: SearchPlan, earlier: Sequence[Member]) -> Any:
         try:
             return ray.remote(Monitor).options(**options).remote(plan, earlier)
         except ValueError:
-            # The name is taken; that of a run that was killed is free again soon.
+            # The name is taken; a killed run's name is free again soon.
             if time.monotonic() > deadline:
                 raise MonitorError(
                     f"a study must be searched by one run at a time, but {plan.study} is being searched "
@@ -242,11 +244,11 @@ def _start(plan: SearchPlan, earlier: Sequence[Member]) -> Any:
             time.sleep(0.5)
 
 
-def _end(monitor: Any, state: Literal["ended", "stopped"], telling: Telling) -> None:
-    # Where it is gone, or Ray is, nobody is left to tell.
+def _end(monitor: Any, state: Literal["ended", "stopped"], callback: MonitorCallback) -> None:
+    # The actor, or Ray, may be gone already.
     with suppress(ray.exceptions.RayError, ConnectionError):
         try:
-            ray.get(monitor.end.remote(state, telling.sent, telling.rest), timeout=SECONDS_TO_END)
+            ray.get(monitor.end.remote(state, callback.sent, callback.rest), timeout=SECONDS_TO_END)
         finally:
-            # Also one that did not answer in time: it must not write over what the next search tells.
+            # Also after a timeout: it must not overwrite the next search's status.
             ray.kill(monitor)

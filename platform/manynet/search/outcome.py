@@ -1,4 +1,4 @@
-"""What becomes of one candidate: an evaluation or a failure, and how Tune's results carry either."""
+"""Outcome of one candidate, an evaluation or a failure, and its encoding in Tune's results."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _FAILURE, _HOPELESS, _DONE = "failure", "hopeless", "done"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of one architecture after it ran.
+    """Metrics and measurements of one evaluated architecture.
 
     Attributes:
         metrics: ledger columns: the task's, ``macs``, ``parameters``, ``latency@<device>`` (ms).
-        measurements: the measurements behind the latencies, as the ledger keeps them.
+        measurements: the latency measurements, as the ledger keeps them.
         details: anything else to keep.
     """
 
@@ -33,7 +33,7 @@ class Failure:
 
     Attributes:
         reason: the error, in one line.
-        hopeless: whether every further candidate would meet it.
+        hopeless: whether every further candidate would fail in the same way.
     """
 
     reason: str
@@ -54,12 +54,12 @@ def from_result(result: Mapping[str, Any] | None, died: bool = False) -> dict[st
     """The metrics that a trial ended with, or why there are none.
 
     Args:
-        result: the trial's last, with what Tune adds to it.
-        died: whether its evaluator's process did.
+        result: the trial's last result, with Tune's own keys.
+        died: whether the evaluator's process died.
     """
     if died or not result:
         return DIED
     if _FAILURE in result:
         return Failure(str(result[_FAILURE]), bool(result.get(_HOPELESS)))
-    own = {name: value for name, value in result.items() if name not in (*AUTO_RESULT_KEYS, _DONE)}
-    return {name: float(value) for name, value in own.items() if isinstance(value, Real)}
+    metrics = {name: value for name, value in result.items() if name not in (*AUTO_RESULT_KEYS, _DONE)}
+    return {name: float(value) for name, value in metrics.items() if isinstance(value, Real)}

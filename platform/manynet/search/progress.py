@@ -1,4 +1,4 @@
-"""How far a search is: a bar on a terminal; elsewhere, for every tenth, a log line and Tune's table of candidates."""
+"""Search progress: a bar on a terminal; elsewhere a log line and Tune's trial table at every tenth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from ray import tune
 
-# Tune shows its table through reporters only, which are silent at the verbosity of a search.
+# Tune prints its table through reporters only, and a search's verbosity silences them.
 from ray.tune.progress_reporter import _trial_progress_str
 from rich.console import Console
 
@@ -25,13 +25,13 @@ PATIENCE_SECONDS = 60.0
 def trial_table(
     trials: Sequence[Any], objective: Objective, columns: Sequence[str], keys: Sequence[str]
 ) -> str:
-    """Tune's own table of trials, best first: a job's log is the only page that it has for them.
+    """Tune's own table of trials, best first, for a job's log.
 
     Args:
-        trials: Tune's.
-        objective: orders the candidates that are done.
-        columns: metrics that are shown.
-        keys: of architectures that are shown.
+        trials: Tune's trials.
+        objective: sorts the finished candidates.
+        columns: metrics to show.
+        keys: architecture keys to show.
     """
     table: str = _trial_progress_str(
         list(trials),
@@ -47,15 +47,15 @@ def trial_table(
 
 
 class Progress(tune.Callback):
-    """Shows candidates done, the best of the first objective, and candidates a second.
+    """Shows finished candidates, the best value of the first objective, and candidates a second.
 
     Used as a context manager around ``Tuner.fit``, so that the bar ends however the search does.
 
     Args:
-        searcher: knows what is done.
-        objectives: of the first, the best is shown.
-        conditions: what the best must meet.
-        keys: of architectures, the most telling first.
+        searcher: holds the finished candidates.
+        objectives: the first one's best value is shown.
+        conditions: bounds that the best must meet.
+        keys: architecture keys, the most important first.
         console: where the bar is drawn.
     """
 
@@ -79,7 +79,7 @@ class Progress(tune.Callback):
         self._waits = True
 
     def __getstate__(self) -> dict[str, Any]:
-        # A Tuner pickles its callbacks so that it can be restored. This search never is: see the ledger.
+        # A Tuner pickles its callbacks to restore them. A search resumes from the ledger instead.
         return {}
 
     def __enter__(self) -> Self:
@@ -90,11 +90,11 @@ class Progress(tune.Callback):
         self._bar.__exit__(*error)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """An evaluator is there."""
+        """Note that an evaluator has started."""
         self._waits = False
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Say so, once, when no evaluator comes: Ray waits for as long as it takes, and says nothing."""
+        """Warn once when no evaluator starts: Ray waits without limit and without a message."""
         if self._waits and time.monotonic() - self._start > PATIENCE_SECONDS:
             self._waits = False
             logger.warning(
@@ -104,7 +104,7 @@ class Progress(tune.Callback):
             )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count a candidate; Tune told the searcher before."""
+        """Update the display; Tune has called the searcher before."""
         self._best = self._best_of({self._objective.column: self._best}, trial.last_result)
         done = len(self._searcher.done)
         status = self._status((done - self._earlier) / (time.monotonic() - self._start))
@@ -117,9 +117,9 @@ class Progress(tune.Callback):
     def _best_of(self, *metrics: Mapping[str, float]) -> float:
         sign = 1.0 if self._objective.maximise else -1.0
         column = self._objective.column
-        # The best so far comes back in with no other column: it met the conditions when it was new.
-        fit = [m[column] for m in metrics if column in m and (len(m) == 1 or self._feasible(m))]
-        return max(fit, key=lambda value: sign * value, default=-sign * float("inf"))
+        # The best so far has this column alone: it met the conditions when it was new.
+        feasible = [m[column] for m in metrics if column in m and (len(m) == 1 or self._feasible(m))]
+        return max(feasible, key=lambda value: sign * value, default=-sign * float("inf"))
 
     def _feasible(self, metrics: Mapping[str, float]) -> bool:
         return all(condition.holds(metrics) for condition in self._conditions)

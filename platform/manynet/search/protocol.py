@@ -1,4 +1,4 @@
-"""Goals and protocol of a search: the protocol is part of the ledger key of every evaluation."""
+"""Goals and protocol of a search; the protocol is part of every evaluation's ledger key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def parse_goals(settings: SearchSettings, task: Task) -> Goals:
     """Objectives and conditions of a search; by default the task's metric and latency on this host.
 
     Raises:
-        ConditionError: one is misspelt or names a column no evaluation has.
+        ConditionError: one is malformed, or names a column that no evaluation has.
     """
     return Goals.parse(settings.objectives, settings.constraints, task.metric, task.columns)
 
@@ -23,12 +23,12 @@ def parse_goals(settings: SearchSettings, task: Task) -> Goals:
 def provenance(
     space: SearchSpace, weights_digest: str, data: Data, settings: SearchSettings, goals: Goals
 ) -> Provenance:
-    """What a search's records have in common."""
+    """Provenance shared by all records of a search."""
     made_with = settings.of(Role.EFFORT)
     return Provenance(space.digest, weights_digest, data.digest, protocol(settings, goals), made_with)
 
 
 def protocol(settings: SearchSettings, goals: Goals) -> str:
-    """What decides a candidate's record besides weights and data, in words: part of its ledger key."""
+    """Scoring settings and devices as text: part of a record's ledger key, beside weights and data."""
     scoring = [f"{name}={value}" for name, value in sorted(settings.of(Role.SCORE).items())]
     return " ".join([*scoring, *(LATENCY + device for device in sorted(goals.devices))])

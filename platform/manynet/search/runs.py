@@ -1,4 +1,7 @@
-"""Search a supernet: candidates run as Ray Tune trials on evaluators that are kept, and end in the ledger."""
+"""Searches a supernet: candidates run as Ray Tune trials on reused actors and end in the ledger.
+
+A supernet is one network whose weights all subnets of a space share.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ from manynet.telemetry.search_status import Member
 logger = logging.getLogger(__name__)
 
 CANDIDATES_A_RUN = 2000
-"""Of one Tune run: it keeps every trial in the driver's memory (50 KB) and looks through them at every step."""
+"""Limit of one Tune run: Tune keeps every trial in the driver's memory (50 KB) and scans all at every step."""
 
 
 def search(
@@ -50,18 +53,18 @@ def search(
     lease: Lease = nullcontext,
     first: Sequence[Architecture] = (),
 ) -> list[Record]:
-    """Search ``space`` under trained ``weights``; see :func:`run` for what is returned and raised.
+    """Search ``space`` under trained ``weights``; see :func:`run` for its result and errors.
 
     Args:
-        space: what is searched.
+        space: the search space.
         weights: the supernet's ``state_dict``.
-        data: the validation split scores, the train split calibrates.
+        data: subnets are scored on its validation split and calibrated on its train split.
         settings: of the search.
-        ledger: where every evaluation ends.
-        folder: of the study; Tune's own state goes to ``search`` in it.
+        ledger: takes every evaluation.
+        folder: the study's; Tune's own state goes to ``search`` in it.
         weights_digest: identity of ``weights``.
-        measure: gives latencies by device name; needed where a ``latency@`` column is asked for.
-        lease: entered once a batch by every evaluator.
+        measure: measures latencies by device name; required for ``latency@`` columns.
+        lease: the right to compute on this host; entered once a batch by every evaluator.
         first: architectures to evaluate before any other.
     """
     goals = parse_goals(settings, space.task)
@@ -70,8 +73,8 @@ def search(
             f"a latency column needs a device that measures, but got none for {goals.devices[0]!r}"
         )
     prepare = Scoring(space, ray.put(dict(weights)), data, settings, measure, lease)
-    made = provenance(space, weights_digest, data, settings, goals)
-    return run(space, settings, ledger, prepare, made, folder, first)
+    origin = provenance(space, weights_digest, data, settings, goals)
+    return run(space, settings, ledger, prepare, origin, folder, first)
 
 
 def run(
@@ -85,15 +88,15 @@ def run(
 ) -> list[Record]:
     """Evaluate until ``settings.evaluations`` distinct architectures are in the ledger.
 
-    Those already there under the same provenance count, and prime the sampler: after a kill, the same
-    call does what is missing.
+    Evaluations of the same provenance that are there already count, and prime the sampler: after a
+    kill, the same call does the rest.
 
     Args:
-        space: what is searched.
-        settings: objectives, constraints, sampler, how many evaluations, how many side by side.
+        space: the search space.
+        settings: objectives, constraints, sampler, numbers of evaluations and of parallel evaluators.
         ledger: where evaluators write each record before they report it.
-        prepare: called once in each evaluator's process, returns the evaluation.
-        provenance: what decides a score besides the architecture.
+        prepare: called once in each evaluator's process; returns the evaluation function.
+        provenance: determines a score besides the architecture.
         folder: local path or filesystem address; Tune's own state goes to ``search`` in it.
         first: architectures to evaluate before any other.
 
@@ -101,10 +104,9 @@ def run(
         All evaluations under ``provenance``, oldest first.
 
     Raises:
-        ConditionError: an objective or constraint is misspelt.
-        SamplerError: there is no such sampler, or it does not take these options.
-        SearchError: a constraint is out of reach, the first evaluations all fail, or nothing feasible
-            is found.
+        ConditionError: an objective or constraint is malformed.
+        SamplerError: the sampler is unknown, or does not take these options.
+        SearchError: no subnet can meet a constraint, the first evaluations all fail, or none is feasible.
         MonitorError: another run searches the same study now.
     """
     goals = parse_goals(settings, space.task)
@@ -130,20 +132,22 @@ def run(
     earlier = [Member(architecture=dict(r.architecture), metrics=dict(r.metrics)) for r in records]
     errors: list[BaseException] = []
     with (
-        monitored(plan, _columns(goals, space.task), earlier) as telling,
+        monitored(plan, _columns(goals, space.task), earlier) as monitor,
         Progress(searcher, goals.objectives, goals.conditions, list(space.domains)) as progress,
     ):
         while True:
             searcher.share(CANDIDATES_A_RUN)
-            heard = [progress, telling, *trackers.callbacks(settings.trackers, absolute(folder))]
-            errors += tune_run.fit(searcher, prepare, ledger, provenance, folder, settings.evaluators, heard)
+            callbacks = [progress, monitor, *trackers.callbacks(settings.trackers, absolute(folder))]
+            errors += tune_run.fit(
+                searcher, prepare, ledger, provenance, folder, settings.evaluators, callbacks
+            )
             if searcher.phase in (Phase.PROPOSING, Phase.WAITING):
-                # Tune ends in good order on an interrupt and says nothing; the steps that follow must not run.
+                # Tune returns normally on an interrupt; the steps that follow must not run.
                 raise KeyboardInterrupt
             ledger.compact()
             if searcher.phase is not Phase.PAUSED:
                 break
-    _judge(searcher, goals, errors)
+    _check_end(searcher, goals, errors)
     return [record for record in ledger.read() if provenance.made(record)]
 
 
@@ -152,13 +156,13 @@ def _columns(goals: Goals, task: Task) -> list[str]:
     return list(dict.fromkeys([*goals.columns, *task.columns, *COST]))
 
 
-def _judge(searcher: ArchitectureSearcher, goals: Goals, errors: list[BaseException]) -> None:
-    """Say why a search ended before its time, if it did."""
+def _check_end(searcher: ArchitectureSearcher, goals: Goals, errors: list[BaseException]) -> None:
+    """Raise or warn when a search ended early."""
     if searcher.phase is Phase.HOPELESS:
-        died = f" ({str(errors[-1]).strip().splitlines()[-1]})" if errors else ""
+        cause = f" ({str(errors[-1]).strip().splitlines()[-1]})" if errors else ""
         raise SearchError(
             f"evaluations must succeed, but {len(searcher.failures)} failed, "
-            f"the last with {searcher.failures[-1].reason}{died}"
+            f"the last with {searcher.failures[-1].reason}{cause}"
         )
     if searcher.phase is not Phase.EXHAUSTED:
         return

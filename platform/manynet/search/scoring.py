@@ -36,13 +36,13 @@ class Latency(Protocol):
 
 
 Measure = Callable[[Subnet, Inputs], Mapping[str, Latency]]
-"""Latency of a subnet on every device, by the device's name; takes the device for itself."""
+"""Measures a subnet's latency on every device, by device name; holds the device exclusively."""
 Lease = Callable[[], AbstractContextManager[object]]
-"""A share of this node's compute, to be held for one batch."""
+"""Shared right to compute on this node, held for one batch; a measurement needs it exclusively."""
 
 
 def calibration_batches(data: Data, count: int, size: int) -> list[Inputs]:
-    """The training inputs that renew batch-norm statistics: the same for every subnet.
+    """Training inputs for batch-norm recalibration, the same for every subnet.
 
     Returns:
         ``count`` batches of ``size`` examples, in an order that does not follow the classes.
@@ -51,20 +51,20 @@ def calibration_batches(data: Data, count: int, size: int) -> list[Inputs]:
 
 
 def tuning_batches(data: Data, count: int, size: int) -> list[Batch]:
-    """The training batches that a candidate's head learns from: the same for every subnet."""
+    """Training batches for head tuning, the same for every subnet."""
     return list(islice(data.train.stream(size, seed=1), count))
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """Makes an evaluator's evaluation: called once in its process.
+    """Builds the evaluation function; called once in each evaluator's process.
 
     Attributes:
-        space: what is searched.
+        space: the search space.
         weights: reference to the supernet's state in the object store.
-        data: its train split calibrates, its validation split scores.
+        data: subnets are calibrated on its train split and scored on its validation split.
         settings: how many examples of each.
-        measure: latencies, or None where none is asked for.
+        measure: measures latencies; None without latency columns.
         lease: entered once a batch.
     """
 
@@ -76,10 +76,10 @@ class Scoring:
     lease: Lease = nullcontext
 
     def __call__(self) -> Evaluate:
-        # One thread an evaluator, or two of them on two cores would be slower than one.
+        # One thread an evaluator: with more, two evaluators on two cores are slower than one.
         torch.set_num_threads(1)
         keep_freed_memory()
-        # Building and extracting are work like the batches: under the lease, no measurement meets them.
+        # Building and extracting compute too: the lease keeps them apart from measurements.
         with self.lease():
             network = self._network()
             settings = self.settings
@@ -108,7 +108,7 @@ class Scoring:
         return network.eval().requires_grad_(False).to(device)
 
     def _leased(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Each batch while a share of the node's compute is held, so that a measurement waits for one at most."""
+        """Yield each batch under the lease, so that a measurement waits for one batch at most."""
         for batch in batches:
             with self.lease():
                 yield batch
@@ -125,12 +125,12 @@ class Scoring:
         metrics |= {"macs": cost.macs, "parameters": cost.parameters}
         if self.measure is None:
             return Evaluation(metrics)
-        # A copy where it has to be moved: parts of it are the supernet's own.
-        there = subnet if next(subnet.parameters()).device.type == "cpu" else copy.deepcopy(subnet).cpu()
+        # Moving needs a copy: it shares tensors with the supernet.
+        on_cpu = subnet if next(subnet.parameters()).device.type == "cpu" else copy.deepcopy(subnet).cpu()
         start = time.perf_counter()
-        measured = self.measure(there, self.space.example(subnet.arch, batch=1))
+        measured = self.measure(on_cpu, self.space.example(subnet.arch, batch=1))
         waited = round(time.perf_counter() - start, 6)
-        metrics |= {LATENCY + name: taken.milliseconds for name, taken in measured.items()}
+        metrics |= {LATENCY + name: latency.milliseconds for name, latency in measured.items()}
         return Evaluation(
-            metrics, [taken.to_dict() for taken in measured.values()], {"device_seconds": waited}
+            metrics, [latency.to_dict() for latency in measured.values()], {"device_seconds": waited}
         )

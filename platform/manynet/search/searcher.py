@@ -1,4 +1,7 @@
-"""Ray Tune's Searcher over Optuna's ask and tell: only new, affordable architectures become trials."""
+"""Ray Tune searcher over Optuna's ask-and-tell interface.
+
+Only architectures that are new and within the bounds on cost become trials.
+"""
 
 from __future__ import annotations
 
@@ -31,18 +34,18 @@ logger = logging.getLogger(__name__)
 
 DIRECTIONS = {True: StudyDirection.MAXIMIZE, False: StudyDirection.MINIMIZE}
 ASKS = 8
-"""Proposals in a row that may be known or too costly. Samplers that converge repeat themselves, and each
-proposal takes longer the more trials there are."""
+"""Rejected proposals (known, or too costly) in a row before random steps. Converging samplers repeat
+themselves, and each proposal takes longer the more trials there are."""
 STEPS = 16
-"""Random steps from the last such proposal that may be known or too costly."""
+"""Rejected random steps from the last proposal before random draws."""
 DRAWS = 512
-"""Random architectures that may be known or too costly before the space counts as exhausted."""
+"""Rejected random draws before the space counts as exhausted."""
 FIRST = 5
-"""Evaluations that may fail before any succeeds."""
+"""Failures before any success at which a search gives up."""
 
 
 class Phase(Enum):
-    """Where a search is."""
+    """State of a search."""
 
     PROPOSING = "candidates become trials"
     WAITING = "no more candidates until pending ones are done"
@@ -54,7 +57,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture being evaluated, and the Optuna trial that waits for it."""
+    """An architecture under evaluation, and its Optuna trial."""
 
     trial: optuna.Trial
     key: str
@@ -64,16 +67,16 @@ class Candidate:
 class ArchitectureSearcher(Searcher):
     """Proposes architectures that have not been evaluated, and reports their results to Optuna.
 
-    A proposal that is known already is answered from what is known, one that breaks a bound on its cost
-    is answered as infeasible: neither takes a trial. Ray's own ``OptunaSearch`` can do neither, reads
-    constraints before values exist, and leaves a trial with a NaN running for ever.
+    A known proposal is answered from the ledger, and one that breaks a bound on cost is answered as
+    infeasible: neither takes a trial. Ray's own ``OptunaSearch`` can do neither, reads constraints
+    before values exist, and leaves a trial with a NaN running for ever.
 
     Args:
-        space: what is searched.
+        space: the search space.
         objectives: ledger columns and their directions.
-        conditions: bounds on ledger columns; those on ``macs`` and ``parameters`` before evaluation.
-        sampler: the Optuna sampler that proposes.
-        provenance: gives architectures their keys.
+        conditions: bounds on ledger columns; those on ``macs`` and ``parameters`` are checked before evaluation.
+        sampler: the Optuna sampler.
+        provenance: computes the keys of architectures.
         evaluations: distinct architectures to reach, ``records`` included.
         seed: of the random draws used when the sampler proposes nothing new.
         records: earlier evaluations under the same provenance.
@@ -104,7 +107,7 @@ class ArchitectureSearcher(Searcher):
         self._pending: dict[str, Candidate] = {}
         self._failed: set[str] = set()
         self._share: float = math.inf
-        self._dry = False
+        self._exhausted = False
         self._distributions = distributions(space.domains)
         self._study = optuna.create_study(
             directions=[DIRECTIONS[o.maximise] for o in objectives], sampler=sampler
@@ -115,17 +118,17 @@ class ArchitectureSearcher(Searcher):
         self._first = deque([*first, space.largest, space.smallest])
 
     def share(self, candidates: int) -> None:
-        """Limit the Tune run that begins to so many candidates; another run can continue."""
+        """Limit the next Tune run to this number of candidates; another run can continue."""
         self._share = candidates
 
     @property
     def phase(self) -> Phase:
-        """Where the search is now."""
+        """Current state of the search."""
         if self._is_hopeless():
             phase = Phase.HOPELESS
         elif len(self.done) + len(self._pending) >= self.evaluations:
             phase = Phase.COMPLETE
-        elif self._dry:
+        elif self._exhausted:
             phase = Phase.EXHAUSTED
         else:
             phase = Phase.PROPOSING if self._share else Phase.PAUSED
@@ -145,8 +148,8 @@ class ArchitectureSearcher(Searcher):
     ) -> None:
         """Report a candidate's values, or its failure, to Optuna."""
         candidate = self._pending.pop(trial_id)
-        # A sampler may find something new, now that it knows more.
-        self._dry = False
+        # With one more result, a sampler may find something new.
+        self._exhausted = False
         outcome = self._outcome(result, error)
         if isinstance(outcome, Failure):
             self.failures.append(outcome)
@@ -158,39 +161,39 @@ class ArchitectureSearcher(Searcher):
             self._tell(candidate.trial, outcome)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A Tuner pickles its searcher so that it can be restored. This one resumes from the ledger.
+        # A Tuner pickles its searcher to restore it. This one resumes from the ledger instead.
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing is kept in Tune's checkpoints either."""
+        """Write an empty file: Tune's checkpoints hold no state of the search."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing was kept: see ``save``."""
+        """Do nothing; see ``save``."""
 
     def _is_hopeless(self) -> bool:
         succeeded = len(self.done) - self._earlier
-        most = max(FIRST, self.evaluations) if succeeded else FIRST
-        return len(self.failures) >= most or any(failure.hopeless for failure in self.failures)
+        limit = max(FIRST, self.evaluations) if succeeded else FIRST
+        return len(self.failures) >= limit or any(failure.hopeless for failure in self.failures)
 
     def _next(self) -> Candidate | None:
         while self._first:
             arch = self._first.popleft()
-            if self._fresh(arch):
-                return self._considered(self._ask_for(arch))
+            if self._is_new(arch):
+                return self._candidate(self._ask_for(arch))
         for _ in range(ASKS):
             trial = self._study.ask(self._distributions)
-            candidate = self._considered(trial)
+            candidate = self._candidate(trial)
             if candidate is not None:
                 return candidate
         for params in chain(self._walk(trial.params), self._random()):
-            if self._fresh(self._space.canonical(params)):
-                return self._considered(self._ask_for(params))
-        self._dry = True
+            if self._is_new(self._space.canonical(params)):
+                return self._candidate(self._ask_for(params))
+        self._exhausted = True
         return None
 
     def _walk(self, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Architectures ever further from ``params``, by one parameter drawn anew each."""
+        """Random walk from ``params``: each step redraws one parameter."""
         for _ in range(STEPS):
             redrawn = self._draw.choice(list(params))
             kept = {key: value for key, value in params.items() if key != redrawn}
@@ -198,13 +201,13 @@ class ArchitectureSearcher(Searcher):
             yield params
 
     def _random(self) -> Iterator[dict[str, Any]]:
-        """Architectures of the space's own prior."""
+        """Random architectures from the space's prior."""
         for _ in range(DRAWS):
             draw = self._space.draw(np.random.default_rng(self._draw.getrandbits(32)))
             yield complete(draw, self._distributions, self._draw.getrandbits(32))
 
-    def _considered(self, trial: optuna.Trial) -> Candidate | None:
-        """The candidate of a proposal, or None when it is answered without an evaluation."""
+    def _candidate(self, trial: optuna.Trial) -> Candidate | None:
+        """The candidate of a proposal; None when it is answered without an evaluation."""
         arch = self._space.canonical(trial.params)
         key = self._provenance.key(arch)
         trial.set_user_attr(LIVE, list(arch))
@@ -212,17 +215,17 @@ class ArchitectureSearcher(Searcher):
             self._tell(trial, self.done[key])
         elif key in self._failed or self._is_pending(key):
             self._study.tell(trial, state=TrialState.FAIL)
-        elif self._too_dear(arch):
+        elif self._breaks_cost_bound(arch):
             self.too_dear += 1
-            self._tell_too_dear(trial, arch)
+            self._tell_infeasible(trial, arch)
         else:
             return Candidate(trial, key, arch)
         return None
 
-    def _fresh(self, arch: Mapping[str, Any]) -> bool:
+    def _is_new(self, arch: Mapping[str, Any]) -> bool:
         key = self._provenance.key(arch)
         known = key in self.done or key in self._failed or self._is_pending(key)
-        return not known and not self._too_dear(arch)
+        return not known and not self._breaks_cost_bound(arch)
 
     def _is_pending(self, key: str) -> bool:
         return any(candidate.key == key for candidate in self._pending.values())
@@ -232,7 +235,7 @@ class ArchitectureSearcher(Searcher):
         return self._study.ask(self._distributions)
 
     def _replay(self, record: Record) -> None:
-        # Asked and told, not added: samplers keep notes on the trials they were asked for.
+        # By ask and tell, not add_trial: samplers keep state on the trials they were asked for.
         trial = self._ask_for(record.architecture)
         trial.set_user_attr(LIVE, list(record.architecture))
         metrics = self._metrics(record.metrics)
@@ -244,7 +247,7 @@ class ArchitectureSearcher(Searcher):
             trial.set_constraint(str(condition), condition.violation(metrics))
         self._study.tell(trial, [metrics[objective.column] for objective in self._objectives])
 
-    def _tell_too_dear(self, trial: optuna.Trial, arch: Mapping[str, Any]) -> None:
+    def _tell_infeasible(self, trial: optuna.Trial, arch: Mapping[str, Any]) -> None:
         cost = self._cost(arch)
         for condition in self._on_cost:
             trial.set_constraint(str(condition), condition.violation(cost))
@@ -252,7 +255,7 @@ class ArchitectureSearcher(Searcher):
         values = [cost.get(o.column, w) for o, w in zip(self._objectives, worst, strict=True)]
         self._study.tell(trial, values)
 
-    def _too_dear(self, arch: Mapping[str, Any]) -> bool:
+    def _breaks_cost_bound(self, arch: Mapping[str, Any]) -> bool:
         return bool(self._on_cost) and not all(c.holds(self._cost(arch)) for c in self._on_cost)
 
     def _cost(self, arch: Mapping[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What is known of a search from its candidates' results: rates, the front and what it dominates."""
+"""Aggregates results of a search: rates, Pareto front and hypervolume."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MOST_MEMBERS = 200
 
 
 class Result(NamedTuple):
-    """What a candidate gave.
+    """Result of one candidate.
 
     Attributes:
         architecture: the candidate.
         metrics: ledger columns; empty where its evaluation failed.
         seconds: of an evaluator's time.
-        at: when it was told, seconds since 1970.
+        at: when it arrived, seconds since 1970.
     """
 
     architecture: Mapping[str, Any]
@@ -34,15 +34,15 @@ class Result(NamedTuple):
 
 
 class SearchPlan(NamedTuple):
-    """The search that is told of.
+    """Static description of a monitored search.
 
     Attributes:
         study: address of the study's folder.
         space: name of the space.
         objectives: the first orders the front.
-        conditions: what architectures of the front must meet.
+        conditions: bounds that architectures of the front must meet.
         evaluations: distinct architectures to reach.
-        evaluators: candidates side by side.
+        evaluators: candidates evaluated in parallel.
     """
 
     study: str
@@ -54,10 +54,10 @@ class SearchPlan(NamedTuple):
 
 
 class SearchTally:
-    """Results in the order they came. Knows no clock: it is told when a result came, and when it is asked.
+    """Results in order of arrival. Takes timestamps as arguments.
 
     Args:
-        plan: of the search.
+        plan: describes the search.
         earlier: evaluations of earlier starts, oldest first.
         at: when this start began, seconds since 1970.
     """
@@ -77,7 +77,7 @@ class SearchTally:
         return len(self._members)
 
     def add(self, result: Result) -> None:
-        """Take in a candidate's result."""
+        """Add a candidate's result."""
         self._recent.append(result)
         if result.metrics:
             self._keep(Member(architecture=dict(result.architecture), metrics=dict(result.metrics)))
@@ -85,8 +85,8 @@ class SearchTally:
             self.failed += 1
 
     def status(self, at: float, state: Literal["searching", "ended", "stopped"]) -> SearchStatus:
-        """The search as it is at a moment."""
-        # Batches of results come in any order: the oldest need not be the first.
+        """Status of the search at time ``at``, seconds since 1970."""
+        # Batches arrive in any order: the oldest result need not be the first.
         self._recent = [result for result in self._recent if result.at >= at - WINDOW_SECONDS]
         seconds = max(min(WINDOW_SECONDS, at - self._began), 1e-3)
         rate = sum(bool(result.metrics) for result in self._recent) / seconds
@@ -136,7 +136,7 @@ class SearchTally:
         return members[:MOST_MEMBERS]
 
     def _curve(self) -> list[tuple[int, float]]:
-        """Hypervolume after so many evaluations, at points that are evenly spaced and end with the last."""
+        """Pairs of evaluations and hypervolume, evenly spaced, the last evaluation included."""
         curve = hypervolume_curve(self._values, self._maximise)
         points = np.unique(np.linspace(1, len(curve), min(CURVE_POINTS, len(curve))).round().astype(int))
         return [(int(done), float(curve[done - 1])) for done in points]

@@ -1,4 +1,4 @@
-"""One Ray Tune run: candidates as trials on evaluators that are kept from one to the next."""
+"""One Ray Tune run: candidates as trials on reused evaluator actors."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def fit(
     evaluators: int,
     callbacks: Sequence[tune.Callback],
 ) -> list[BaseException]:
-    """Evaluate what ``searcher`` proposes until it has no more to propose; what evaluators died of is returned.
+    """Evaluate the searcher's proposals until it has no more; returns the errors of evaluators that died.
 
     Args:
         searcher: proposes candidates and takes their results.
-        prepare: called once in each evaluator's process, returns the evaluation.
+        prepare: called once in each evaluator's process; returns the evaluation function.
         ledger: where evaluators write each record before they report it.
-        provenance: what decides a score besides the architecture.
+        provenance: determines a score besides the architecture.
         folder: local path or filesystem address; Tune's own state goes to ``search`` in it.
-        evaluators: candidates side by side.
-        callbacks: of Tune; called for every trial, after the searcher.
+        evaluators: candidates evaluated in parallel.
+        callbacks: Tune callbacks, called for every trial after the searcher.
     """
     gate = _gate(min(evaluators, searcher.evaluations - len(searcher.done)))
     trainable = tune.with_parameters(
@@ -61,22 +61,22 @@ def fit(
             verbose=0,
         ),
     )
-    # Tune prints its settings whatever its verbosity; progress goes to stderr.
+    # Tune prints its settings at any verbosity; progress goes to stderr.
     try:
         with redirect_stdout(io.StringIO()):
             return list(tuner.fit().errors)
     finally:
-        # Tune keeps what a trainable was given for as long as the driver lives.
+        # Tune keeps a trainable's arguments for as long as the driver lives.
         ray.kill(gate)
 
 
 def quiet() -> None:
     """Turn off Tune's own loggers and warnings: the ledger holds all results, and they cost more than trials."""
-    # Tune takes both only from the environment. Its loggers would repeat the ledger; and evaluators must resolve
-    # relative paths as the driver does.
+    # Tune reads both only from the environment. Its loggers would repeat the ledger, and evaluators must
+    # resolve relative paths as the driver does.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    # What it cannot save of its own state is no loss: a search resumes from the ledger, which says when it is full.
+    # If Tune cannot save its own state, nothing is lost: a search resumes from the ledger, which reports a full disk.
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     # Without its loggers Tune warns that each trial has no metrics. The ledger has them.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
@@ -84,9 +84,9 @@ def quiet() -> None:
 
 
 def _gate(evaluators: int) -> ActorHandle[Gate]:
-    # All there are, not those free now: workers of the step before may not have let go of theirs yet.
-    fit_for = int(ray.cluster_resources().get("CPU", 1))
-    return ray.remote(num_cpus=0)(Gate).remote(max(1, min(evaluators, fit_for)))  # type: ignore[return-value]
+    # All CPUs, not the free ones: workers of the previous step may not have released theirs yet.
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    return ray.remote(num_cpus=0)(Gate).remote(max(1, min(evaluators, cpus)))  # type: ignore[return-value]
 
 
 def _resources(evaluators: int) -> dict[str, float]:

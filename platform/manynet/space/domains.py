@@ -1,4 +1,4 @@
-"""Ray Tune domains as the options of one choice: what is allowed, what the extremes are, what identifies them."""
+"""Ray Tune domains as options of a choice: validation, extremes, sizes and identity."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Options = Categorical | Integer | Float
 
 
 class ArchitectureError(ManynetError, ValueError):
-    """An architecture is not one of its space."""
+    """An architecture does not belong to its space."""
 
 
 class SpaceError(ManynetError, ValueError):
-    """A space is declared in a way that cannot work."""
+    """The declaration of a space is invalid."""
 
 
 def declared(key: object, domain: object) -> Options:
-    """Check that ``domain`` can be the options of choice ``key``, and return it.
+    """Check that ``domain`` is a valid domain for the choice ``key``, and return it.
 
     Raises:
-        SpaceError: for a key that is no string, a value that is no Tune domain of a kind that can be
-            listed or bounded, or options other than numbers and strings.
+        SpaceError: for a key that is no string, a value that is no finite Tune domain, or options other
+            than numbers and strings.
     """
     if not isinstance(key, str) or not key:
         raise SpaceError(f"a domain's key must be a string, but got {key!r}")
@@ -49,10 +49,10 @@ def declared(key: object, domain: object) -> Options:
 
 
 def soft_options(key: str, domains: Mapping[str, Options]) -> tuple[Value, ...]:
-    """The options of a choice that may stay undecided.
+    """Options of a choice that may stay undecided.
 
     Raises:
-        SpaceError: when ``key`` is no choice, or one whose options are not listed.
+        SpaceError: when ``key`` is no ``tune.choice`` domain of the space.
     """
     domain = domains.get(key)
     if not isinstance(domain, Categorical):
@@ -61,7 +61,7 @@ def soft_options(key: str, domains: Mapping[str, Options]) -> tuple[Value, ...]:
 
 
 def admitted(key: str, domain: Options, value: object) -> Value:
-    """The option that ``value`` stands for, as the domain spells it (3 and 3.0 are one option).
+    """Validate ``value``, and return the domain's own equal option (3 and 3.0 are one option).
 
     Raises:
         ArchitectureError: when it is outside the domain.
@@ -93,7 +93,7 @@ def _in_range(domain: Integer | Float, value: Any) -> Value | None:
 
 
 def bounds(domain: Integer | Float) -> tuple[Any, Any]:
-    """Lowest and highest value; Ray draws a plain Integer below its upper bound, a quantized one up to it."""
+    """Lowest and highest value; the upper bound is exclusive for plain Integers, inclusive for quantized ones."""
     open_ended = isinstance(domain, Integer) and step_of(domain) is None
     return domain.lower, domain.upper - 1 if open_ended else domain.upper
 
@@ -105,7 +105,7 @@ def step_of(domain: Integer | Float) -> float | None:
 
 
 def allowed(domain: Options) -> str:
-    """The options, in words."""
+    """Description of the options, for messages."""
     if isinstance(domain, Categorical):
         return f"one of ({', '.join(map(str, domain.categories))})"
     kind = "an integer" if isinstance(domain, Integer) else "a number"
@@ -115,7 +115,7 @@ def allowed(domain: Options) -> str:
 
 
 def extremes(domain: Options) -> list[Value]:
-    """Options among which the largest and smallest subnets are found: all of a choice, the ends of a range."""
+    """Options to try for the largest and smallest subnets: all of a choice, the ends of a range."""
     if isinstance(domain, Integer | Float):
         return list(reversed(bounds(domain)))
     numbers = all(isinstance(option, int | float) for option in domain.categories)
@@ -132,7 +132,7 @@ def size(domain: Options) -> float:
 
 
 def identity(domain: Options) -> list[Any]:
-    """What tells one domain from another, as JSON values."""
+    """Identity of a domain, as JSON values."""
     if isinstance(domain, Categorical):
         return ["choice", *domain.categories]
     return [type(domain).__name__, type(domain.get_sampler()).__name__, *bounds(domain), step_of(domain)]  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Scores of one subnet on a split, independent of what was scored before."""
+"""Scores a subnet on a split, independently of earlier scores."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class InputError(ManynetError, ValueError):
-    """Data does not have the shape that a space asks for."""
+    """Data does not have the shapes of a space's inputs."""
 
 
 def fit(inputs: Inputs, space: SearchSpace, arch: Architecture) -> Inputs:
-    """Bring a batch to the shapes that ``arch`` asks for: images are resized to its resolution.
+    """Resize a batch's images to the resolution of ``arch``, and check all shapes.
 
     Args:
         inputs: tensors, batch first; images ``(B, C, H, W)``.
@@ -34,10 +34,12 @@ def fit(inputs: Inputs, space: SearchSpace, arch: Architecture) -> Inputs:
     Raises:
         InputError: when shapes differ in more than the height and width of an image.
     """
-    wanted = space.inputs(arch)
-    if len(wanted) != len(inputs):
-        raise InputError(f"the space takes {len(wanted)} inputs ({', '.join(wanted)}), but got {len(inputs)}")
-    return tuple(_fit(name, x, shape) for x, (name, (shape, _)) in zip(inputs, wanted.items(), strict=True))
+    expected = space.inputs(arch)
+    if len(expected) != len(inputs):
+        raise InputError(
+            f"the space takes {len(expected)} inputs ({', '.join(expected)}), but got {len(inputs)}"
+        )
+    return tuple(_fit(name, x, shape) for x, (name, (shape, _)) in zip(inputs, expected.items(), strict=True))
 
 
 def _fit(name: str, x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -49,32 +51,32 @@ def _fit(name: str, x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def recalibrated(network: Network, batches: Sequence[Inputs]) -> Network:
-    """A copy of ``network`` whose batch-norm statistics are those of ``batches`` under its own weights.
+    """A copy of ``network`` with batch-norm statistics recomputed on ``batches``.
 
     Shared running statistics fit no subnet: "Universally Slimmable Networks" (arXiv 1903.05134).
-    Without batch norm, or without batches, the network itself comes back.
+    Without batch norm, or without batches, the network itself is returned.
     """
     if not batches or not has_batch_norm(network):
         return network
     fresh = copy.deepcopy(network).eval()
     pairs = [
-        (mine, theirs)
-        for mine, theirs in zip(fresh.modules(), network.modules(), strict=True)
-        if isinstance(mine, _BatchNorm) and isinstance(theirs, _BatchNorm)
+        (copied, original)
+        for copied, original in zip(fresh.modules(), network.modules(), strict=True)
+        if isinstance(copied, _BatchNorm) and isinstance(original, _BatchNorm)
     ]
-    for mine, _ in pairs:
-        mine.train().reset_running_stats()
-        mine.momentum = None  # the plain average over all batches
+    for copied, _ in pairs:
+        copied.train().reset_running_stats()
+        copied.momentum = None  # the plain average over all batches
     with torch.no_grad():
         for batch in batches:
             fresh(*batch)
-    for mine, theirs in pairs:
-        mine.momentum = theirs.momentum
+    for copied, original in pairs:
+        copied.momentum = original.momentum
     return fresh.eval()
 
 
 def calibrated(subnet: Subnet, space: SearchSpace, batches: Sequence[Inputs]) -> Subnet:
-    """:func:`recalibrated` for a subnet, from inputs of any resolution on any device."""
+    """:func:`recalibrated` for a subnet, with inputs of any resolution on any device."""
     if not has_batch_norm(subnet):
         return subnet
     device = next(iter(subnet.parameters())).device
@@ -82,7 +84,7 @@ def calibrated(subnet: Subnet, space: SearchSpace, batches: Sequence[Inputs]) ->
 
 
 def has_batch_norm(network: nn.Module) -> bool:
-    """Whether any of its layers keeps statistics of batches."""
+    """Whether the network has batch-norm layers."""
     return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 
@@ -100,12 +102,12 @@ def score(
 
     Args:
         subnet: is not changed.
-        space: it came from.
-        split: is gone through in its fixed order.
+        space: the subnet's search space.
+        split: read in its fixed order.
         batch_size: examples a forward pass.
-        calibration: batches of training inputs that renew batch-norm statistics on a copy.
-        limit: examples scored at most.
-        lease: entered once a batch; see :class:`manynet.devices.DevicePool`.
+        calibration: training inputs for batch-norm recalibration, on a copy.
+        limit: most examples to score.
+        lease: the shared right to compute on this host, entered once a batch.
     """
     batches = split.batches(batch_size, limit=limit)
     return space.task.metrics(score_rows(subnet, space, batches, calibration=calibration, lease=lease))
@@ -119,12 +121,12 @@ def score_rows(
     calibration: Sequence[Inputs] = (),
     lease: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> torch.Tensor:
-    """What the task's metrics need of every example, ``(N, k)``; rows of several workers are simply joined.
+    """Per-example rows ``(N, k)`` for the task's metrics; rows of several workers are concatenated.
 
     Args:
         subnet: is not changed.
-        space: it came from.
-        batches: what to score.
+        space: the subnet's search space.
+        batches: examples to score.
         calibration: as :func:`score`.
         lease: as :func:`score`.
     """

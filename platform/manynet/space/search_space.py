@@ -1,4 +1,8 @@
-"""Search spaces: Ray Tune domains on one side, architectures of a supernet on the other."""
+"""Search spaces: a supernet, and Ray Tune domains for its choices.
+
+A supernet is one network whose weights all networks of a space (subnets) share. An architecture is a flat
+dict of choices; its canonical form lacks the keys that its network does not read.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ from manynet.space.domains import (
 )
 from manynet.space.tasks import Task
 
-# Values are numbers and strings; which of them a key holds is known to the space, not to the type checker.
+# Values are numbers and strings; the space knows which a key holds, the type checker does not.
 Architecture = Mapping[str, Any]
 Shape = tuple[int, ...]
 InputShape = Shape | Mapping[str, Shape | tuple[Shape, torch.dtype]]
@@ -50,12 +54,12 @@ class Supernet(nn.Module):
 
 @dataclass(frozen=True)
 class Reading:
-    """What one forward pass tells about an architecture, at one example.
+    """Keys and cost of an architecture, read from one forward pass at one example.
 
     Attributes:
-        keys: the choices it read; all others cannot matter.
+        keys: the choices it read; all others have no effect.
         macs: multiply-adds of matrix products and convolutions.
-        parameters: of the extracted subnet.
+        parameters: number of parameters of the extracted subnet.
     """
 
     keys: frozenset[str]
@@ -69,22 +73,22 @@ class SearchSpace:
     Args:
         name: for people; part of the space's identity.
         domains: a Ray Tune domain for each choice, usable as ``param_space`` of a ``tune.Tuner``.
-        supernet: makes the network; called without arguments.
-        task: what a batch means.
+        supernet: creates the network; called without arguments.
+        task: loss and metrics.
         input_shape: shape of one example without the batch dimension; a mapping of names to shapes (or
             to a shape and a dtype) for several inputs; or a function of the architecture giving either.
         version: change it when the supernet's code changes what an architecture computes, so that
-            evaluations of the old code are not taken for the new.
-        repair: makes an invalid combination valid; gets and returns a flat dict and must leave a valid
-            one as it is.
+            evaluations of the old code are not reused.
+        repair: makes an invalid combination valid; takes and returns a flat dict, and must not change a
+            valid one.
         sample: draws an architecture from a random generator, for spaces whose prior is not uniform.
-        features: of the data that the network is made for; for spaces whose network depends on them.
-        adapt: makes this space for other features.
-        soft: keys that may stay undecided, each a ``tune.choice``: forward hands them to elastic layers,
-            to ``elastic.choose``, ``elastic.repeat`` and ``elastic.combine`` alone.
+        features: the data's features; for spaces whose network depends on them.
+        adapt: creates this space for other features.
+        soft: keys that may stay undecided, each a ``tune.choice``: forward may pass them only to elastic
+            layers, ``elastic.choose``, ``elastic.repeat`` and ``elastic.combine``.
 
     Raises:
-        SpaceError: when the declaration cannot work.
+        SpaceError: when the declaration is invalid.
     """
 
     def __init__(
@@ -123,7 +127,7 @@ class SearchSpace:
         return f"SearchSpace({self.name!r}, {len(self.domains)} choices)"
 
     def __getstate__(self) -> dict[str, Any]:
-        # The meta network is a cache with hooks on it: cheaper made again than sent.
+        # The meta network is a cache with hooks: rebuilding it is cheaper than sending it.
         return {
             name: value for name, value in vars(self).items() if name not in ("_read", "_meta", "_counted")
         }
@@ -140,7 +144,7 @@ class SearchSpace:
         return _digest(content if self.features is None else [*content, self.features.to_dict()])
 
     def fitted(self, features: Features) -> SearchSpace:
-        """This space for data of these features; itself, where it does not depend on them."""
+        """This space for data with these features; itself, if it does not depend on them."""
         return self if self._adapt is None or features == self.features else self._adapt(features)
 
     def build(self) -> nn.Module:
@@ -148,9 +152,9 @@ class SearchSpace:
         return self._supernet()
 
     def canonical(self, config: Mapping[str, Any]) -> dict[str, Value]:
-        """Repair ``config`` and drop what cannot matter, so that equal networks are equal dicts.
+        """Repair ``config`` and drop choices without effect, so that equal networks have equal dicts.
 
-        A choice cannot matter when the supernet's forward pass does not read it.
+        A choice has no effect when the supernet's forward pass does not read it.
 
         Raises:
             ArchitectureError: for an unknown key, a value outside its domain, or a missing choice.
@@ -160,7 +164,7 @@ class SearchSpace:
         return {key: value for key, value in arch.items() if key in live}
 
     def valid(self, config: Mapping[str, Any]) -> dict[str, Value]:
-        """Check every value given, and repair the combination; keys that cannot matter stay.
+        """Check every value, and repair the combination; keys without effect are kept.
 
         Raises:
             ArchitectureError: for an unknown key or a value outside its domain.
@@ -176,14 +180,14 @@ class SearchSpace:
         return arch if self._repair is None else self._repair(arch)
 
     def soften(self, arch: Architecture, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """An architecture of which some choices are undecided.
+        """An architecture with some choices undecided.
 
         Args:
-            arch: a value for all other keys.
-            weights: of the options of each undecided choice, ``(options,)``, summing to 1, by key.
+            arch: values of all other keys.
+            weights: weights of each undecided choice's options, ``(options,)``, summing to 1, by key.
 
         Raises:
-            ArchitectureError: for a key that must be decided, or another number of weights than options.
+            ArchitectureError: for a key that must be decided, or a number of weights other than that of options.
         """
         for key, values in weights.items():
             if key not in self.soft:
@@ -197,7 +201,7 @@ class SearchSpace:
         return {**arch, **{key: soft(key, self.soft[key], values) for key, values in weights.items()}}
 
     def key(self, config: Mapping[str, Any]) -> str:
-        """Sixteen hexadecimal digits that name the canonical architecture."""
+        """Digest of the canonical architecture, 16 hexadecimal digits."""
         return _digest(sorted(self.canonical(config).items()))
 
     def draw(self, rng: np.random.Generator) -> dict[str, Value]:
@@ -212,12 +216,12 @@ class SearchSpace:
 
     @cached_property
     def largest(self) -> dict[str, Value]:
-        """The architecture of most multiply-adds, by choosing each option for itself."""
+        """The architecture with most multiply-adds, maximised one choice at a time."""
         return self.canonical(self._costliest({key: extremes(d)[0] for key, d in self.domains.items()}, 1))
 
     @cached_property
     def smallest(self) -> dict[str, Value]:
-        """The architecture of fewest multiply-adds, by choosing each option for itself."""
+        """The architecture with fewest multiply-adds, minimised one choice at a time."""
         return self.canonical(self._costliest(self._costliest_start(), -1))
 
     def _costliest_start(self) -> dict[str, Value]:
@@ -231,14 +235,14 @@ class SearchSpace:
         return arch
 
     def _macs(self, arch: Architecture) -> float:
-        """Multiply-adds, given a value for every key."""
+        """Multiply-adds of an architecture with a value for every key."""
         if self._counted is None:
             return self.read(self.valid(arch)).macs
         return self._counted.at({key: options.index(arch[key]) for key, options in self.soft.items()})
 
     @cached_property
     def _counted(self) -> Count | None:
-        """Multiply-adds of all combinations, where every choice may stay undecided: one pass rather than hundreds."""
+        """Multiply-adds of all combinations from one soft pass, if every choice may stay undecided."""
         if self._repair is not None or self.soft.keys() != self.domains.keys():
             return None
         macs, _ = self.count(self.soften({}, {key: torch.ones(len(o)) for key, o in self.soft.items()}))
@@ -267,14 +271,14 @@ class SearchSpace:
 
     @property
     def size(self) -> float:
-        """Combinations of options; networks are fewer where one option makes another choice not matter."""
+        """Number of combinations of options; distinct networks may be fewer."""
         return math.prod(size(domain) for domain in self.domains.values())
 
     def read(self, arch: Architecture) -> Reading:
-        """Which keys ``arch`` uses and what it costs, from one forward pass without arithmetic.
+        """The keys that ``arch`` uses and its cost, from one forward pass without arithmetic.
 
         Raises:
-            ArchitectureError: when the forward pass asks for a choice that ``arch`` lacks.
+            ArchitectureError: when the forward pass reads a choice that ``arch`` lacks.
         """
         return self._read(tuple(arch.items()))
 
@@ -295,18 +299,18 @@ class SearchSpace:
         return read
 
     def count(self, arch: Architecture) -> tuple[Count | int, Count | int]:
-        """Multiply-adds and parameters of an architecture that :meth:`soften` left undecided.
+        """Multiply-adds and parameters of an architecture from :meth:`soften`.
 
-        Each is a number for every combination of the undecided choices' options.
+        Each is a count over all combinations of the undecided choices' options.
         """
         return self._metered(arch, self.example(self.decided(arch), batch=1, device="meta"))
 
     def calls(self, arch: Architecture) -> Mapping[nn.Module, Sequence[Use]]:
-        """Every call of each elastic layer, at one example; choices may be undecided. The layers lie on ``meta``."""
+        """All calls of each elastic layer at one example; choices may be undecided. Layers are on ``meta``."""
         return self._recorded(arch, self.example(self.decided(arch), batch=1, device="meta"))[0].uses
 
     def decided(self, arch: Architecture) -> dict[str, Value]:
-        """The architecture with the largest option of each undecided number, and the first of other choices."""
+        """The architecture with undecided choices set to their largest number, or first other option."""
         return {
             key: extremes(self.domains[key])[0] if isinstance(value, Soft) else value
             for key, value in arch.items()
@@ -320,26 +324,26 @@ class SearchSpace:
         return recorder.macs + plain, parameters_of(recorder)
 
     def _recorded(self, arch: Architecture, inputs: tuple[torch.Tensor, ...]) -> tuple[Recorder, int]:
-        """What ran in one forward pass on ``meta``, and multiply-adds outside elastic layers."""
+        """Recorder of one forward pass on ``meta``, and multiply-adds outside elastic layers."""
         with torch.no_grad(), PlainOperations() as plain, Recorder(metering=True) as recorder:
             self._meta(*inputs, arch=arch)
         return recorder, plain.macs
 
     @cached_property
     def _meta(self) -> nn.Module:
-        """A supernet on ``meta`` that tells the recorder which of its modules ran."""
+        """A supernet on ``meta`` whose modules report their calls to the recorder."""
         try:
             with torch.device("meta"):
                 network = self.build()
         except (RuntimeError, NotImplementedError):
-            # A constructor that reads a value back (.item()) cannot run on meta.
+            # A constructor that reads a tensor's value (.item()) cannot run on meta.
             network = copy.deepcopy(self.build()).to("meta")
         watch(network)
         return network.eval().requires_grad_(False)
 
 
 def described(arch: Architecture) -> str:
-    """An architecture in one line; keys that share a prefix, such as ``block1.``, share it there too."""
+    """An architecture in one line, grouped by key prefixes such as ``block1.``."""
     groups: dict[str, list[str]] = {}
     for key, value in arch.items():
         prefix, _, name = key.rpartition(".")
@@ -350,7 +354,7 @@ def described(arch: Architecture) -> str:
 
 
 class _Traced(Mapping[str, Value]):
-    """An architecture that remembers which of its keys were asked for."""
+    """An architecture that records which of its keys are read."""
 
     def __init__(self, arch: dict[str, Value]) -> None:
         self.arch = arch

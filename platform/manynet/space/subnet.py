@@ -1,4 +1,4 @@
-"""Subnets: what one costs, and how it leaves the supernet with weights of its own."""
+"""Subnets: their cost, and their extraction from the supernet, which holds the weights of all."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from manynet.storage import StorageError, join, local_copy, read_bytes
 
 @dataclass(frozen=True)
 class Cost:
-    """What one example costs a subnet.
+    """Cost of a subnet for one example.
 
     Attributes:
         macs: multiply-adds of matrix products and convolutions.
-        parameters: of the extracted subnet.
+        parameters: number of parameters of the extracted subnet.
     """
 
     macs: int
@@ -41,7 +41,7 @@ def cost(space: SearchSpace, arch: Architecture) -> Cost:
     """Multiply-adds for one example, and parameters, of a subnet.
 
     Raises:
-        ArchitectureError: when ``arch`` is not one of the space.
+        ArchitectureError: when ``arch`` does not belong to the space.
     """
     reading = space.read(space.canonical(arch))
     return Cost(reading.macs, reading.parameters)
@@ -52,7 +52,7 @@ class ExportError(ManynetError):
 
 
 class Subnet(nn.Module):
-    """A subnet on its own: a network with only the weights it uses, and the architecture it runs.
+    """An extracted subnet: a network with only the weights it uses, and its architecture.
 
     Attributes:
         network: the supernet's class, every layer cut to what the architecture uses.
@@ -65,7 +65,7 @@ class Subnet(nn.Module):
         self.arch: dict[str, Value] = dict(arch)
 
     def forward(self, *inputs: torch.Tensor) -> Any:
-        """What the supernet gives for the same inputs and architecture."""
+        """The supernet's output for the same inputs and architecture."""
         return self.network(*inputs, arch=self.arch)
 
     @staticmethod
@@ -76,7 +76,7 @@ class Subnet(nn.Module):
             folder: local, or any address that pyarrow opens.
 
         Raises:
-            ExportError: when a file is missing or damaged, or the space is not the one it came from.
+            ExportError: when a file is missing or damaged, or the space has changed since the export.
         """
         description = _description(folder)
         space = references.load(description["space"])
@@ -112,24 +112,22 @@ def _description(folder: str | Path) -> dict[str, Any]:
 def extract(
     network: nn.Module, arch: Architecture, example: Iterable[torch.Tensor], share: bool = False
 ) -> Subnet:
-    """Copy a subnet out of a supernet, which stays as it is.
+    """Copy a subnet out of a supernet, which is not changed.
 
-    The subnet runs once on ``example`` to see what it uses: layers keep the slices of their weights
-    that ran, modules that did not run are dropped. A layer that ran with different slices keeps their
-    union.
+    The subnet runs once on ``example`` to record its slices. Layers are cut to the slices that ran, modules
+    that did not run are dropped. A layer that ran with different slices keeps their union.
 
     Args:
         network: the supernet.
         arch: the subnet's architecture.
         example: inputs, batch first; see :meth:`manynet.SearchSpace.example`.
-        share: let tensors that are used whole (embedding tables) stay the supernet's own rather than be
-            copied: for subnets that only run.
+        share: do not copy tensors that are used whole (embedding tables): for subnets that are not trained.
 
     Returns:
         The subnet, in the supernet's training or evaluation mode.
     """
     shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
-    # Tensors stand for themselves in the copy, so only the module tree is new.
+    # The copy shares all tensors: only the module tree is new.
     structure = copy.deepcopy(network, dict(shared)).eval()
     handles = watch(structure)
     with torch.no_grad(), Recorder() as recorder:
@@ -146,13 +144,13 @@ def extract(
 
 
 def _drop_idle(module: nn.Module, recorder: Recorder) -> bool:
-    """Remove children that neither ran nor hold one that ran; whether ``module`` itself is needed."""
+    """Remove children that neither ran nor contain one that ran; returns whether ``module`` is needed."""
     needed = module in recorder.ran
     for name, child in module.named_children():
         if _drop_idle(child, recorder):
             needed = True
         else:
-            # Kept as None rather than deleted: the places of the others in a list must not change.
+            # Set to None rather than deleted: indices in a module list must not change.
             module._modules[name] = None
     return needed
 

@@ -1,4 +1,4 @@
-"""What a batch means: the loss, and the metrics of a split."""
+"""Tasks: the loss of a batch, and the metrics of a split."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from manynet.data import DataError, Features, Images
 class Task(ABC):
     """Turns outputs and targets into a loss for training and metrics for ranking.
 
-    Metrics are computed from rows kept of every example, so that they are exact whatever the batch
-    size and however many workers scored a part of the split.
+    Metrics are computed from a row for each example, so that they are exact for any batch size and any
+    number of workers.
 
     Attributes:
         metric: name of the main metric, one of ``columns``; higher is better.
         columns: name of each metric, and whether higher is better.
         ranges: smallest and largest value of metrics that have both; a bound outside is refused.
-        label_smoothing: share of the target that is spread where a user asks for no other.
+        label_smoothing: default share of the target that is spread over all classes.
     """
 
     metric: ClassVar[str]
@@ -44,7 +44,7 @@ class Task(ABC):
 
     @abstractmethod
     def rows(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """What metrics need of each example, ``(B, k)``."""
+        """Per-example values for the metrics, ``(B, k)``."""
 
     @abstractmethod
     def metrics(self, rows: torch.Tensor) -> dict[str, float]:
@@ -52,7 +52,7 @@ class Task(ABC):
 
     @abstractmethod
     def check(self, features: Images | Features) -> None:
-        """Raise ValueError, such as a DataError, when data with such examples cannot be learnt."""
+        """Raise ValueError, such as a DataError, when the task does not fit data with these features."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Scaling strategies: the factors by which a family's quantities grew, applied to another family.
+"""Scaling strategies: factors by which a family's quantities are scaled, applied to another family.
 
-Hardware-aware ViT scaling (doi 10.1145/3611387) finds how depth, width, resolution and patches of a vanilla
-vision transformer should be scaled for a budget, and applies that to other families.
+Hardware-aware ViT scaling (doi 10.1145/3611387) searches factors of depth, width, resolution and patches for a
+vanilla vision transformer under a budget, and applies them to other families.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from manynet.space.subnet import cost
 SCALED = ("depth", "width", "resolution", "patch")
 """Quantities that every family has; others, such as heads, are scaled where both families have them."""
 TOLERANCES = (0.03, 0.05, 0.1)
-"""How far multiply-adds may be from a budget, as shares of it: the first that any architecture meets."""
+"""Relative deviations of multiply-adds from a budget, tried in order until an architecture meets one."""
 MOST = 2000
-"""Architectures that are costed in search of the nearest."""
+"""Most architectures to cost in the search for the nearest."""
 
 Scales = Callable[[Architecture], Mapping[str, float | Sequence[float]]]
 Quantities = Mapping[str, tuple[float, ...]]
@@ -43,9 +43,9 @@ class Family:
 
     Attributes:
         space: the search space.
-        scales: gives an architecture's ``depth``, ``width``, ``resolution``, ``patch`` and what else may be
-            scaled, each a number above 0, or a number for each part (stage) that chooses for itself.
-        default: the architecture that is scaled.
+        scales: returns an architecture's ``depth``, ``width``, ``resolution``, ``patch`` and other quantities,
+            each a number above 0, or one for each part (stage) with its own choice.
+        default: the architecture to scale.
     """
 
     space: SearchSpace
@@ -57,41 +57,41 @@ class Family:
 
     @classmethod
     def load(cls, space: str, default: str) -> Family:
-        """The family of two references; the space's module holds its ``scales``.
+        """Load a family from two references; the space's module holds its ``scales``.
 
         Raises:
-            ManynetError: when one of the three is not there, or they do not fit.
+            ManynetError: when one of the three is missing, or they do not fit together.
         """
-        found = references.load_one(SearchSpace, space)
-        place = space.rpartition(":")[0]
+        loaded = references.load_one(SearchSpace, space)
+        module = space.rpartition(":")[0]
         try:
-            scales = references.load(f"{place}:scales")
+            scales = references.load(f"{module}:scales")
         except references.UnknownNameError:
             raise ScalingError(
-                f"a space is scaled by the function scales of its module, but {place} has none"
+                f"a space is scaled by the function scales of its module, but {module} has none"
             ) from None
-        return cls(found, scales, references.load_one(dict, default))
+        return cls(loaded, scales, references.load_one(dict, default))
 
     def quantities(self, arch: Architecture) -> Quantities:
-        """What may be scaled, a number for each part.
+        """Quantities of an architecture, a number for each part.
 
         Raises:
             ScalingError: when one is missing, or is no number above 0.
         """
-        found = {
+        quantities = {
             name: tuple(value) if isinstance(value, Sequence) else (value,)
             for name, value in self.scales(arch).items()
         }
-        if any(name not in found for name in SCALED):
+        if any(name not in quantities for name in SCALED):
             raise ScalingError(
-                f"scales of {self.space.name!r} must give {', '.join(SCALED)}, but got {', '.join(found)}"
+                f"scales of {self.space.name!r} must give {', '.join(SCALED)}, but got {', '.join(quantities)}"
             )
-        for name, parts in found.items():
+        for name, parts in quantities.items():
             if not parts or not all(part > 0 and math.isfinite(part) for part in parts):
                 raise ScalingError(
                     f"scales of {self.space.name!r} must give numbers above 0, but got {name} {parts}"
                 )
-        return found
+        return quantities
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ class Scaled:
     Attributes:
         arch: the architecture, canonical.
         macs: its multiply-adds.
-        budget: those asked for.
-        tolerance: the share of the budget within which it was looked for.
-        distance: from what the factors ask for: squared differences of logarithms, summed over quantities.
+        budget: the target multiply-adds.
+        tolerance: the largest relative deviation from the budget that was allowed.
+        distance: from the scaled default: squared differences of logarithms, summed over quantities.
     """
 
     arch: Architecture
@@ -114,7 +114,7 @@ class Scaled:
 
 
 def factors(family: Family, found: Architecture) -> dict[str, float]:
-    """The strategy: by which factor each quantity of ``found`` is that of the default; parts are averaged."""
+    """Scaling factors from the default to ``found``, by quantity; parts are averaged."""
     before, after = family.quantities(family.default), family.quantities(found)
     return {name: fmean(after[name]) / fmean(before[name]) for name in before}
 
@@ -122,42 +122,41 @@ def factors(family: Family, found: Architecture) -> dict[str, float]:
 def nearest(family: Family, strategy: Mapping[str, float], macs: int | None = None) -> Scaled:
     """The architecture nearest to the scaled default among those that meet a budget.
 
-    Nearest by least squares: the sum over quantities of the squared logarithm of what it has over what is
-    asked for, averaged over parts, all of which are scaled alike. Among equals, what changes fewest choices.
-    Architectures are tried from the nearest on. The order is exact where each part of a quantity is one
-    choice's; elsewhere it is a local search.
+    The distance is the sum over quantities of the squared logarithm of actual over target value, averaged over
+    parts, which share one factor. Ties go to the fewest changed choices. Architectures are tried in order of
+    distance. The order is exact if each part of a quantity is one choice; otherwise it is a local search.
 
     Args:
-        family: that is scaled.
-        strategy: factors by quantity; one that is not named stays as it is, as far as the budget lets it.
-        macs: the budget; None is what the default takes.
+        family: the family to scale.
+        strategy: factors by quantity; others keep their value, as far as the budget allows.
+        macs: the budget; None is that of the default.
 
     Raises:
         ScalingError: for a quantity that the family does not have, or a budget not met within 10 %.
     """
-    wanted = _wanted(family, strategy)
+    targets = _targets(family, strategy)
     budget = cost(family.space, family.default).macs if macs is None else macs
     _check_budget(family.space, budget)
-    off: list[tuple[float, Scaled]] = []
-    for distance, arch in itertools.islice(_by_distance(family, wanted), MOST):
-        price = cost(family.space, arch).macs
-        share = abs(price / budget - 1)
-        off.append((share, Scaled(arch, price, budget, TOLERANCES[0], distance)))
+    tried: list[tuple[float, Scaled]] = []
+    for distance, arch in itertools.islice(_by_distance(family, targets), MOST):
+        arch_macs = cost(family.space, arch).macs
+        share = abs(arch_macs / budget - 1)
+        tried.append((share, Scaled(arch, arch_macs, budget, TOLERANCES[0], distance)))
         if share <= TOLERANCES[0]:
-            return off[-1][1]
+            return tried[-1][1]
     for tolerance in TOLERANCES[1:]:
-        for share, scaled in off:
+        for share, scaled in tried:
             if share <= tolerance:
                 return Scaled(scaled.arch, scaled.macs, budget, tolerance, scaled.distance)
-    closest = min(off, key=lambda entry: entry[0])[1]
+    closest = min(tried, key=lambda entry: entry[0])[1]
     raise ScalingError(
         f"macs must be within {TOLERANCES[-1]:.0%} of an architecture of {family.space.name!r}, "
-        f"but got {budget:,}: of the {len(off):,} nearest to what is asked for, "
+        f"but got {budget:,}: of the {len(tried):,} nearest to what is asked for, "
         f"the closest takes {closest.macs:,}"
     )
 
 
-def _wanted(family: Family, strategy: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+def _targets(family: Family, strategy: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
     """Logarithms of the scaled default's quantities."""
     default = family.quantities(family.default)
     for name, factor in strategy.items():
@@ -183,33 +182,33 @@ def _check_budget(space: SearchSpace, budget: int) -> None:
 
 
 def _by_distance(
-    family: Family, wanted: Mapping[str, tuple[float, ...]]
+    family: Family, targets: Mapping[str, tuple[float, ...]]
 ) -> Iterator[tuple[float, dict[str, Value]]]:
-    """Canonical architectures, from the nearest on: best-first search from it, by changes of one choice.
+    """Canonical architectures by distance: best-first search from the nearest, changing one choice at a time.
 
-    Where each choice adds its own term to the distance, any architecture is reached from the nearest by steps
-    that only add, so none is overtaken by one that is farther.
+    If each choice adds its own term to the distance, any architecture is reached from the nearest by steps that
+    never decrease the distance, so the order is exact.
     """
     space = family.space
     options = {key: _listed(key, domain) for key, domain in space.domains.items()}
-    # Choices that cannot matter yet begin as the largest does.
+    # Choices without effect in the default start at their largest option.
     base = {key: family.default.get(key, extremes(domain)[0]) for key, domain in space.domains.items()}
 
     def rank(arch: Mapping[str, Any]) -> tuple[float, int]:
-        return _distance(family, arch, wanted), sum(arch[key] != base[key] for key in base)
+        return _distance(family, arch, targets), sum(arch[key] != base[key] for key in base)
 
     first = _descended(space, base, options, rank)
     order = itertools.count()
     queue = [(rank(first), next(order), first)]
-    pushed, seen = {tuple(first.values())}, set()
+    pushed, visited = {tuple(first.values())}, set()
     while queue:
         (distance, _), _, arch = heapq.heappop(queue)
         canonical = space.canonical(arch)
-        if tuple(canonical.items()) in seen:
+        if tuple(canonical.items()) in visited:
             continue
-        seen.add(tuple(canonical.items()))
+        visited.add(tuple(canonical.items()))
         yield distance, canonical
-        # Changes of what cannot matter would be the same architecture again.
+        # Changing a choice without effect would give the same architecture.
         for key in canonical:
             for option in options[key]:
                 neighbour = space.valid({**base, **canonical, key: option})
@@ -224,7 +223,7 @@ def _descended(
     options: Mapping[str, Sequence[Value]],
     rank: Callable[[Mapping[str, Any]], tuple[float, int]],
 ) -> dict[str, Value]:
-    """The lowest rank that changes of one choice lead to."""
+    """Coordinate descent: the lowest rank reached by changing one choice at a time."""
     arch, before = space.valid(start), None
     while arch != before:
         before = arch
@@ -233,20 +232,20 @@ def _descended(
     return arch
 
 
-def _distance(family: Family, arch: Architecture, wanted: Mapping[str, tuple[float, ...]]) -> float:
+def _distance(family: Family, arch: Architecture, targets: Mapping[str, tuple[float, ...]]) -> float:
     squares = []
-    found = family.quantities(arch)
-    for name, targets in wanted.items():
-        parts = found.get(name, ())
-        if len(parts) != len(targets):
+    quantities = family.quantities(arch)
+    for name, logarithms in targets.items():
+        parts = quantities.get(name, ())
+        if len(parts) != len(logarithms):
             raise ScalingError(
-                f"scales of {family.space.name!r} must give {len(targets)} of {name} as of the default, "
+                f"scales of {family.space.name!r} must give {len(logarithms)} of {name} as of the default, "
                 f"but got {len(parts)}"
             )
         squares.append(
-            fmean((math.log(part) - target) ** 2 for part, target in zip(parts, targets, strict=True))
+            fmean((math.log(part) - target) ** 2 for part, target in zip(parts, logarithms, strict=True))
         )
-    # Sums that differ by rounding alone must be equal, for the number of changes to decide.
+    # Rounded, so that sums equal but for float errors tie, and the number of changes decides.
     return round(math.fsum(squares), 12)
 
 

@@ -1,8 +1,8 @@
 """Checkpoints with a manifest: incomplete ones are ignored, damaged ones are reported.
 
 A checkpoint is a folder ``<root>/<run>/<job>-step-<n>`` with the state and a manifest of its digest and
-size. The manifest is written last, so a folder without one is a write that was cut off and is passed
-over; a file that differs from its manifest was damaged afterwards, which the user must know.
+size. The manifest is written last: a folder without one is an interrupted write and is ignored. A file
+that differs from its manifest was damaged later, which is an error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHUNK = 2**22
 
 
 class CheckpointError(TrainingError):
-    """A checkpoint on disk is not as it was written."""
+    """A checkpoint on disk is damaged."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Checkpoint:
 
     Attributes:
         folder: address of its folder.
-        job: whose state it is.
+        job: name of the training job.
         step: optimizer steps done.
-        manifest: ``identity`` of the training, and ``sha256`` and ``bytes`` of the state; None where the
-            manifest itself cannot be read.
+        manifest: ``identity`` of the training, and ``sha256`` and ``bytes`` of the state; None if the
+            manifest cannot be read.
     """
 
     folder: str
@@ -47,7 +47,7 @@ class Checkpoint:
     manifest: dict[str, Any] | None
 
     def verify(self) -> None:
-        """Read the whole state once.
+        """Check the state against the manifest; reads the whole file.
 
         Raises:
             CheckpointError: naming the damaged file and the remedy.
@@ -64,47 +64,47 @@ class Checkpoint:
             raise self._damaged(STATE, "its sha256 differs")
 
     def load(self) -> dict[str, Any]:
-        """The state, on the CPU; nothing but tensors and plain values is unpickled."""
+        """Load the state to the CPU; only tensors and plain values are unpickled."""
         filesystem, path = locate(join(self.folder, STATE))
         with filesystem.open_input_file(path) as stream:
             return cast(dict[str, Any], torch.load(stream, map_location="cpu", weights_only=True))
 
-    def _damaged(self, file: str, what: str) -> CheckpointError:
+    def _damaged(self, file: str, problem: str) -> CheckpointError:
         return CheckpointError(
-            f"a checkpoint must be as it was written, but of {join(self.folder, file)} {what}; "
+            f"a checkpoint must be as it was written, but of {join(self.folder, file)} {problem}; "
             f"delete the folder {self.folder} to go on from the checkpoint before it"
         )
 
 
 def save(folder: str, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Write a checkpoint folder; until its manifest is there, it does not count.
+    """Write a checkpoint folder; it counts only once its manifest is written.
 
     Raises:
         StorageError: it cannot be written.
     """
     with open_output(join(folder, STATE)) as stream:
-        hashing = _HashingStream(stream)
+        hashed = _HashingStream(stream)
         try:
-            torch.save(dict(state), cast(IO[bytes], hashing))
+            torch.save(dict(state), cast(IO[bytes], hashed))
         except RuntimeError:
             # PyTorch reports that writing failed, not why.
-            if hashing.error is not None:
-                raise hashing.error from None
+            if hashed.error is not None:
+                raise hashed.error from None
             raise
-    manifest = {"identity": dict(identity), "sha256": hashing.digest.hexdigest(), "bytes": hashing.size}
+    manifest = {"identity": dict(identity), "sha256": hashed.digest.hexdigest(), "bytes": hashed.size}
     write_bytes(join(folder, MANIFEST), json.dumps(manifest, indent=1).encode())
 
 
 def find(root: str, job: str | None = None) -> list[Checkpoint]:
     """All finished checkpoints under ``root`` (of one job), newest first."""
-    found = [
+    checkpoints = [
         Checkpoint(join(run, name), name.rpartition("-step-")[0], int(name.rpartition("-step-")[2]), manifest)
         for run in _folders(root)
         for name, manifest in _manifests(run)
         if job is None or name.rpartition("-step-")[0] == job
     ]
     # Of two runs at the same step the later is the newer: run names sort by time.
-    return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.folder), reverse=True)
+    return sorted(checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.folder), reverse=True)
 
 
 def folder_name(job: str, step: int) -> str:
@@ -114,8 +114,9 @@ def folder_name(job: str, step: int) -> str:
 
 def prune(root: str, keep: int) -> None:
     """Delete all runs' folders but the newest ``keep`` checkpoints of each job."""
-    found = find(root)
-    kept = {c.folder for job in {c.job for c in found} for c in [c for c in found if c.job == job][:keep]}
+    checkpoints = find(root)
+    jobs = {c.job for c in checkpoints}
+    kept = {c.folder for job in jobs for c in [c for c in checkpoints if c.job == job][:keep]}
     for run in _folders(root):
         folders = _folders(run)
         if kept.isdisjoint(folders):
@@ -156,12 +157,12 @@ def _digest(address: str) -> tuple[str, int]:
 
 
 def _manifests(run: str) -> list[tuple[str, dict[str, Any] | None]]:
-    found = []
+    manifests = []
     for folder in _folders(run):
         name = basename(folder)
         if name.rpartition("-step-")[2].isdecimal() and exists(join(folder, MANIFEST)):
-            found.append((name, read_json(join(folder, MANIFEST))))
-    return found
+            manifests.append((name, read_json(join(folder, MANIFEST))))
+    return manifests
 
 
 def _folders(address: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a training run leaves for people: its progress, its curves, TensorBoard events and metrics of Ray's."""
+"""Training log: progress file, learning curves, TensorBoard events and Ray metrics."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _SECONDS_BETWEEN_UPLOADS = 5.0
 
 
 class TrainingLog:
-    """Written by the first worker only; the others keep silent.
+    """Log of one training job, written by the first worker only.
 
     Args:
         folder: address of the job's folder.
         progress: address of the run's progress file, which the driver's bar reads.
-        about: the network in training, which the progress file names.
-        silent: whether this worker writes nothing.
+        about: describes the network in training; part of the progress file.
+        silent: whether to write nothing, as on all other workers.
     """
 
     def __init__(self, folder: str, progress: str, about: TrainedNetwork, silent: bool) -> None:
         self._folder, self._progress, self._about, self._silent = folder, progress, about, silent
         self._scores: Mapping[str, float] = {}
-        self._found = ""
+        self._architecture = ""
         self._written = 0.0
         self._seconds = _SECONDS_BETWEEN if is_local(progress) else _SECONDS_BETWEEN_UPLOADS
         self._events: Events | None = None
         self._gauges: list[Gauge] = []
 
     def start(self, step: int) -> None:
-        """Open the event file; what an interrupted run wrote beyond ``step`` is hidden."""
+        """Open the event file; events of an interrupted run after ``step`` are hidden."""
         if self._silent:
             return
         self._events = Events(join(self._folder, EVENTS), purge_step=step)
@@ -49,7 +49,7 @@ class TrainingLog:
         self._write_progress(step, {})
 
     def step(self, step: int, rate: float, logged: Mapping[str, torch.Tensor]) -> None:
-        """Tell how far training is, every second or few: reading what was logged waits for the device."""
+        """Log a step, at most once in a second or a few: reading ``logged`` waits for the device."""
         if self._silent or time.monotonic() - self._written < self._seconds:
             return
         values = {name: float(value) for name, value in logged.items()}
@@ -58,14 +58,14 @@ class TrainingLog:
         self._write_progress(step, values)
 
     def found(self, step: int, arch: Architecture) -> None:
-        """Tell which architecture would be chosen now."""
+        """Log the architecture that a search by training would choose now."""
         if self._events is None:
             return
-        self._found = described(arch)
-        self._events.text("found", self._found, step)
+        self._architecture = described(arch)
+        self._events.text("found", self._architecture, step)
 
     def rows(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Rewrite the curves: so a resumed run repeats no row, and object stores, which cannot append, serve."""
+        """Rewrite the curves as a whole: a resumed run repeats no row, and object stores cannot append."""
         if self._silent:
             return
         metric, step = self._about["metric"], int(rows[-1]["step"])
@@ -88,8 +88,8 @@ class TrainingLog:
         self._events.flush()
 
     def _export(self, step: int, rate: float, loss: float) -> None:
-        for shown, value in zip(self._gauges, (step, rate, loss), strict=True):
-            shown.set(value, tags={"network": self._about["job"]})
+        for metric, value in zip(self._gauges, (step, rate, loss), strict=True):
+            metric.set(value, tags={"network": self._about["job"]})
 
     def _write_progress(self, step: int, logged: Mapping[str, float]) -> None:
         self._written = time.monotonic()
@@ -98,6 +98,6 @@ class TrainingLog:
             "step": step,
             "logged": logged,
             "scores": self._scores,
-            "found": self._found,
+            "found": self._architecture,
         }
         training_status.write(self._progress, status)

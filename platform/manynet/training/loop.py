@@ -1,4 +1,4 @@
-"""What every training worker runs: the jobs one after another, each data-parallel over all workers."""
+"""Training loop of a worker: jobs one after another, each data-parallel over all workers."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class TrainingJob:
 
     Attributes:
         name: unique among the jobs of a run; names checkpoints.
-        folder: address that gets weights, curves and result.
-        settings: how it is trained.
-        identity: what its result depends on; an earlier result with the same identity is reused.
-        arch: of the subnet; None is the supernet itself.
+        folder: address for weights, curves and result.
+        settings: of the training.
+        identity: everything the result depends on; an earlier result with the same identity is reused.
+        arch: the subnet's; None trains the supernet, whose weights all subnets share.
         weights: address of supernet weights to start from; None is random weights from ``settings.seed``.
     """
 
@@ -63,20 +63,20 @@ class TrainingJob:
 
     @property
     def trains(self) -> str:
-        """What its strategy must train."""
+        """Kind of network that the strategy must train."""
         return "supernet" if self.arch is None else "subnet"
 
 
 @dataclass(frozen=True)
 class Work:
-    """All that workers need, sent once through the object store.
+    """Arguments of all workers, sent once through the object store.
 
     Attributes:
-        space: of every job.
-        data: of every job.
+        space: search space of every job.
+        data: data of every job.
         jobs: in order; finished ones are left out.
         folder: address under which ``checkpoints/`` and ``progress.json`` are kept.
-        validation_examples: examples of the validation split that are scored, at most.
+        validation_examples: most examples of the validation split to score.
     """
 
     space: SearchSpace
@@ -88,7 +88,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Worker:
-    """This process's place among the workers."""
+    """Rank and device of this worker."""
 
     rank: int
     world: int
@@ -97,7 +97,7 @@ class Worker:
 
 def run(config: Mapping[str, Any]) -> None:
     """Train all jobs of ``config["work"]``, an object reference to :class:`Work`."""
-    # Ray Train says each report at level INFO, under a logger that its own setting does not reach.
+    # Ray Train logs each report at level INFO, to a logger that its own setting does not reach.
     logging.getLogger().setLevel(logging.WARNING)
     keep_freed_memory()
     work: Work = ray.get(config["work"])
@@ -112,9 +112,8 @@ class Training:
     """One job on one worker.
 
     Attributes:
-        rows: what was measured so far, one row an evaluation: ``step``, ``loss`` (mean since the row
-            before), ``learning_rate``, what the strategy tells besides, and the metrics of each subnet that is
-            watched.
+        rows: learning curves, one row an evaluation: ``step``, ``loss`` (mean since the previous row),
+            ``learning_rate``, the strategy's own values, and the metrics of each monitored subnet.
     """
 
     def __init__(self, job: TrainingJob, work: Work, worker: Worker) -> None:
@@ -122,12 +121,12 @@ class Training:
         settings = job.settings
         strategy = load_strategy(settings.strategy, settings.strategy_options, job.trains)
         network = initial_network(work.space, job).to(worker.device)
-        _send_from_first(network, worker)
-        self._train, held = work.data.train, None
+        _broadcast(network, worker)
+        self._train, held_out = work.data.train, None
         if strategy.held_out:
-            theirs, self._train = work.data.train.divided(strategy.held_out, seed=settings.seed)
-            held = HeldOut(lambda start: self._stream(theirs, start))
-        self.learner = Learner(network, work.space, strategy, settings, worker.rank, held=held)
+            reserved, self._train = work.data.train.divided(strategy.held_out, seed=settings.seed)
+            held_out = HeldOut(lambda start: self._stream(reserved, start))
+        self.learner = Learner(network, work.space, strategy, settings, worker.rank, held=held_out)
         self.rows: list[dict[str, float]] = []
         self._losses: list[torch.Tensor] = []
         self._made_with: list[dict[str, Any]] = []
@@ -144,7 +143,7 @@ class Training:
         )
 
     def run(self) -> None:
-        """Train from the newest checkpoint, or from the start, to the result."""
+        """Train from the newest checkpoint, or from scratch, and write the result."""
         self._resume()
         self._made_with.append({"step": self.learner.step, **self.job.settings.of(Role.EFFORT)})
         self._log.start(self.learner.step)
@@ -158,20 +157,20 @@ class Training:
         self._finish()
 
     def _resume(self) -> None:
-        found = checkpoint.find(join(self.work.folder, CHECKPOINTS), self.job.name)
-        if found:
-            state = found[0].load()
+        saved = checkpoint.find(join(self.work.folder, CHECKPOINTS), self.job.name)
+        if saved:
+            state = saved[0].load()
             self.learner.load_state_dict(state["learner"])
             self.rows, self._losses = state["rows"], list(state["losses"].to(self.worker.device))
             self._started -= state["seconds"]
             self._made_with = list(state.get("made_with", []))
 
     def _batches(self) -> Iterator[Batch]:
-        """This worker's part of each joint batch, from the learner's step on."""
+        """This worker's part of each global batch, from the learner's step on."""
         return self._stream(self._train, self.learner.step)
 
     def _stream(self, split: Split, start: int) -> Iterator[Batch]:
-        """This worker's part of each joint batch of a split, augmented, from batch ``start`` on."""
+        """This worker's part of each global batch of a split, augmented, from batch ``start`` on."""
         settings, worker = self.job.settings, self.worker
         seed, rank, world = settings.seed, worker.rank, worker.world
         stream = split.stream(settings.batch_size, seed=seed, start=start, rank=rank, world=world)
@@ -187,7 +186,7 @@ class Training:
         saving = step % settings.checkpoint_every == 0 and not last
         if evaluating:
             self._evaluate(logged)
-        # Every worker gives its part of what is sharded, the first one writes.
+        # All workers contribute their shards, the first one writes.
         state = self.learner.state_dict() if saving else None
         if evaluating or saving:
             ray.train.report(
@@ -196,12 +195,12 @@ class Training:
                 checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
             )
 
-    def _save(self, learned: Mapping[str, Any]) -> ray.train.Checkpoint:
-        """Write straight to the run's folder: nothing is copied, and the manifest comes last."""
+    def _save(self, learner_state: Mapping[str, Any]) -> ray.train.Checkpoint:
+        """Write a checkpoint directly to the run's folder, without a copy; the manifest comes last."""
         losses = torch.stack(self._losses).cpu() if self._losses else torch.empty(0)
         seconds = time.monotonic() - self._started
         state = {
-            "learner": learned,
+            "learner": learner_state,
             "rows": self.rows,
             "losses": losses,
             "seconds": seconds,
@@ -220,18 +219,18 @@ class Training:
         self._losses = []
         step = self.learner.step
         rate = learning_rate(step - 1, self.job.settings)
-        # Other losses are of one step; their mean is not known.
+        # Other losses belong to one step: there is no mean of them.
         extra = {name: float(value) for name, value in logged.items() if not name.endswith("loss")}
         self.rows.append(
             {"step": step, "loss": float(loss), "learning_rate": rate, **extra, **self._metrics()}
         )
-        found = self.learner.strategy.found()
-        if found is not None:
-            self._log.found(step, found)
+        architecture = self.learner.strategy.found()
+        if architecture is not None:
+            self._log.found(step, architecture)
         self._log.rows(self.rows)
 
     def _metrics(self) -> dict[str, float]:
-        """Validation metrics of the subnets that are watched."""
+        """Validation metrics of the monitored subnets."""
         space, network = self.work.space, self.learner.averaged()
         if self.job.arch is not None:
             assert isinstance(network, Subnet)
@@ -246,25 +245,25 @@ class Training:
         return extract(network, arch, self.work.space.example(arch, device=self.worker.device), share=True)
 
     def _score(self, subnet: Subnet) -> dict[str, float]:
-        """Exact metrics over the split, of which every worker scores each ``world``-th batch."""
+        """Exact metrics over the validation split; each worker scores every ``world``-th batch."""
         worker, split = self.worker, self.work.data.validation
         batches = split.batches(_EVALUATION_BATCH, limit=self.work.validation_examples)
-        mine = itertools.islice(batches, worker.rank, None, worker.world)
-        rows = score_rows(subnet, self.work.space, mine, calibration=self._calibration(subnet))
+        own_batches = itertools.islice(batches, worker.rank, None, worker.world)
+        rows = score_rows(subnet, self.work.space, own_batches, calibration=self._calibration(subnet))
         parts: list[Any] = [rows] * worker.world
         if worker.world > 1:
             dist.all_gather_object(parts, rows)
         return self.work.space.task.metrics(torch.cat([part for part in parts if len(part)]))
 
     def _calibration(self, subnet: Subnet) -> list[tuple[torch.Tensor, ...]]:
-        """Training inputs that renew batch-norm statistics; none where there is no batch norm."""
+        """Training inputs for batch-norm recalibration; none without batch norm."""
         if not has_batch_norm(subnet):
             return []
         stream = self.work.data.train.stream(_EVALUATION_BATCH, seed=0)
         return [batch.inputs for batch in itertools.islice(stream, _CALIBRATION_BATCHES)]
 
     def _finish(self) -> None:
-        """Write the weights, then the result that says they are complete, unless the strategy refuses."""
+        """Write the weights, then the result that marks them complete, unless the strategy rejects them."""
         self.learner.strategy.finished()
         network = self.learner.averaged()
         if self.worker.rank == 0:
@@ -287,7 +286,7 @@ class Training:
 
 
 class HeldOut:
-    """Batches by their number, of a stream that is cheap to go on with and costly to start."""
+    """Held-out batches by number; the stream is restarted only when numbers are not consecutive."""
 
     def __init__(self, stream: Callable[[int], Iterator[Batch]]) -> None:
         self._stream, self._next = stream, 0
@@ -301,7 +300,7 @@ class HeldOut:
 
 
 def initial_network(space: SearchSpace, job: TrainingJob) -> nn.Module:
-    """The network a job starts from, on the CPU."""
+    """Initial network of a job, on the CPU."""
     torch.manual_seed(job.settings.seed)
     supernet = space.build()
     if job.weights is not None:
@@ -316,15 +315,15 @@ def load_weights(address: str) -> dict[str, Any]:
     return safetensors.torch.load(read_bytes(address))
 
 
-def _send_from_first(network: nn.Module, worker: Worker) -> None:
-    """Give every worker the first one's weights: equal seeds need not mean equal bits on unequal machines."""
+def _broadcast(network: nn.Module, worker: Worker) -> None:
+    """Broadcast the first worker's weights: on different machines, equal seeds may give different bits."""
     if worker.world > 1:
         for tensor in network.state_dict().values():
             dist.broadcast(tensor, src=0)
 
 
 def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
-    # Cloned, because the format refuses tensors that share memory (tied weights).
+    # Cloned, because safetensors rejects tensors that share memory (tied weights).
     return {name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()}
 
 

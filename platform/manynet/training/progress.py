@@ -1,4 +1,4 @@
-"""Shows how far training is, from the progress file that the first worker writes."""
+"""Progress bar of training, from the progress file that the first worker writes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ _SECONDS_BETWEEN_LINES = 15.0
 def training_bar(address: str, console: Console | None = None) -> Iterator[None]:
     """Show the progress file at ``address`` until the block ends: a bar on a terminal, elsewhere log lines.
 
-    Above it, each architecture that a search by training would choose.
+    Above it stand the architectures that a search by training would choose.
 
-    A thread reads it, so that the main thread can wait for Ray and still hear Ctrl-C.
+    A thread reads the file, so that the main thread can wait for Ray and still receive Ctrl-C.
     """
     with ProgressBar("train", status="starting workers", console=console) as bar:
-        show, seconds = (_drawn(bar), _SECONDS_BETWEEN) if bar.on_terminal else (_log, _SECONDS_BETWEEN_LINES)
+        show, seconds = (
+            (_bar_updates(bar), _SECONDS_BETWEEN) if bar.on_terminal else (_log, _SECONDS_BETWEEN_LINES)
+        )
         ended = threading.Event()
         follower = threading.Thread(target=_follow, args=(address, show, ended, seconds), daemon=True)
         follower.start()
@@ -44,23 +46,23 @@ def _follow(address: str, show: Show, ended: threading.Event, seconds: float) ->
     last = None
     with suppress(StorageError):
         last = training_status.read(address)
-    found = ""
+    architecture = ""
     while not ended.wait(seconds):
         try:
             content = training_status.read(address)
         except StorageError:
-            # Who writes there tells of it.
+            # The writer reports such errors.
             continue
-        # An earlier start's last word is no progress of this one.
+        # The last status of an earlier start is not progress of this one.
         if content is not None and content != last:
-            if content["found"] != found:
-                found = content["found"]
-                logger.info("train: found so far: %s", found)
+            if content["found"] != architecture:
+                architecture = content["found"]
+                logger.info("train: found so far: %s", architecture)
             show(content)
             last = content
 
 
-def _drawn(bar: ProgressBar) -> Show:
+def _bar_updates(bar: ProgressBar) -> Show:
     return lambda content: bar.update(content["step"], content["steps"], training_status.line(content))
 
 

@@ -1,4 +1,4 @@
-"""Results of finished training, and the check that they belong to the settings asked for."""
+"""Results of finished training, and the check that they match the settings."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Trained:
     """A trained network.
 
     Attributes:
-        weights: address of its safetensors file: moving averages; of a subnet with its own statistics.
-        digest: of that file, 16 hexadecimal digits.
-        curves: one row an evaluation: ``step``, ``loss``, ``learning_rate``, what the strategy tells besides, and the
+        weights: address of the safetensors file with the moving averages; a subnet's has recalibrated batch norms.
+        digest: of the weights file, 16 hexadecimal digits.
+        curves: one row an evaluation: ``step``, ``loss``, ``learning_rate``, the strategy's own values, and the
             validation metrics: ``largest/accuracy`` and so on of a supernet, ``accuracy`` and so on of a subnet.
-        seconds: of training, over all its starts.
-        found: the architecture that training chose, where its strategy chooses one.
-        made_with: of each start, its ``step`` and the settings that decide no result: ``workers``...
+        seconds: training time over all starts.
+        found: the architecture that training chose, if its strategy chooses one.
+        made_with: of each start, its ``step`` and the settings that do not affect the result: ``workers``...
     """
 
     weights: str
@@ -40,7 +40,7 @@ class Trained:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The last row's."""
+        """Metrics of the last row."""
         return self.curves[-1]
 
 
@@ -58,7 +58,7 @@ def identity(
     arch: Architecture | None = None,
     weights: str | None = None,
 ) -> dict[str, Any]:
-    """Identity of a training: all that decides its result, as JSON values."""
+    """Identity of a training: everything its result depends on, as JSON values."""
     architecture = None if arch is None else dict(arch)
     return {
         **{f"train.{name}": value for name, value in settings.fixed.items()},
@@ -69,53 +69,53 @@ def identity(
     }
 
 
-def check_identity(job: TrainingJob, found: Mapping[str, Any], place: str) -> None:
-    """Raise :class:`TrainingError` when what ``place`` holds was trained otherwise than ``job`` asks."""
+def check_identity(job: TrainingJob, saved: Mapping[str, Any], place: str) -> None:
+    """Raise :class:`TrainingError` when the result in ``place`` was trained with other settings than ``job``."""
     for name, value in job.identity.items():
-        if found.get(name) != value:
+        if saved.get(name) != value:
             raise TrainingError(
-                f"{name} must be {found.get(name)!r} as in what {place} holds, but got {value!r}; "
+                f"{name} must be {saved.get(name)!r} as in what {place} holds, but got {value!r}; "
                 f"delete {place} to train anew"
             )
 
 
 def result(job: TrainingJob) -> Trained | None:
-    """What a finished job left, or None.
+    """Result of a finished job, or None.
 
     Raises:
-        TrainingError: when it was trained otherwise, or its weights are damaged.
+        TrainingError: when it was trained with other settings, or its weights are damaged.
     """
-    found = read_json(join(job.folder, RESULT))
-    if found is None:
+    saved = read_json(join(job.folder, RESULT))
+    if saved is None:
         return None
-    check_identity(job, found["identity"], job.folder)
+    check_identity(job, saved["identity"], job.folder)
     weights = join(job.folder, WEIGHTS)
-    if digest(weights) != found["digest"]:
+    if digest(weights) != saved["digest"]:
         raise TrainingError(
             f"weights must be as they were written, but {weights} differs; delete {join(job.folder, RESULT)} to train again"
         )
     return Trained(
         weights,
-        found["digest"],
-        found["curves"],
-        found["seconds"],
-        found.get("found"),
-        found.get("made_with", ()),
+        saved["digest"],
+        saved["curves"],
+        saved["seconds"],
+        saved.get("found"),
+        saved.get("made_with", ()),
     )
 
 
 def required(job: TrainingJob) -> Trained:
-    """What a finished job left; raise :class:`TrainingError` when there is nothing."""
-    found = result(job)
-    if found is None:
+    """Result of a finished job; raise :class:`TrainingError` when there is none."""
+    trained = result(job)
+    if trained is None:
         raise TrainingError(
             f"training must leave {join(job.folder, RESULT)}, but it did not: is the folder shared by all nodes?"
         )
-    return found
+    return trained
 
 
 def digest(address: str) -> str:
-    """Of a file, 16 hexadecimal digits."""
+    """Digest of a file, 16 hexadecimal digits."""
     if not exists(address):
         raise TrainingError(f"weights must be there, but {address} is not")
     return hashlib.sha256(read_bytes(address)).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Trains networks on Ray Train workers, and goes on where an earlier start was cut off."""
+"""Trains networks on Ray Train workers; resumes interrupted training."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ __all__ = [
 ]
 
 _KEPT = 2
-# Workers wait for each other through a validation; Ray Train itself notices when one is gone.
+# Workers wait for each other during a validation; Ray Train itself detects dead workers.
 _COLLECTIVE_SECONDS = 24 * 3600
 
 
 class TrainingStopped(TrainingError):
-    """Training was interrupted; started again, it goes on."""
+    """Training was interrupted; the next start resumes it."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class SubnetJob:
     Attributes:
         key: unique among the jobs; names the subnet's folder.
         arch: its architecture.
-        settings: how; its seed also makes random weights.
+        settings: of the training; the seed also determines random weights.
         weights: address of the supernet weights it is extracted from; None starts from random weights.
     """
 
@@ -91,17 +91,19 @@ def train_supernet(
     folder: str | Path,
     validation_examples: int = 10_000,
 ) -> Trained:
-    """Train shared weights, or go on with it, or return what is there already.
+    """Train a supernet; resume interrupted training, or return the finished result.
 
-    Leaves ``weights.safetensors``, ``result.json``, ``curves.jsonl``, ``tensorboard/`` and the newest
-    ``checkpoints/`` in ``folder``.
+    A supernet is one network whose weights all subnets of a space share.
+
+    Writes ``weights.safetensors``, ``result.json``, ``curves.jsonl``, ``tensorboard/`` and the newest
+    ``checkpoints/`` to ``folder``.
 
     Args:
-        folder: local, or any address that pyarrow opens and all nodes reach.
-        validation_examples: examples of the validation split that are scored, at most.
+        folder: a local path or pyarrow address that all nodes can access.
+        validation_examples: most examples of the validation split to score.
 
     Raises:
-        TrainingError: when it cannot start as asked, a checkpoint is damaged, or training diverges.
+        TrainingError: when settings are invalid, a checkpoint is damaged, or training diverges.
         TrainingStopped: when interrupted.
     """
     job = TrainingJob("supernet", absolute(folder), settings, identity(space, data, settings))
@@ -117,7 +119,7 @@ def train_subnets(
 ) -> dict[str, Trained]:
     """Train several subnets, one after another on one group of workers; finished ones are not repeated.
 
-    Each leaves the files of :func:`train_supernet` in ``folder/<key>``.
+    Each writes the files of :func:`train_supernet` to ``folder/<key>``.
 
     Args:
         jobs: all with the same ``workers`` and ``threads``.
@@ -125,7 +127,7 @@ def train_subnets(
         validation_examples: as :func:`train_supernet`.
 
     Returns:
-        What each key's job gave; see :func:`load_subnet`.
+        The result of each key's job; see :func:`load_subnet`.
 
     Raises:
         TrainingError: as :func:`train_supernet`.
@@ -135,16 +137,16 @@ def train_subnets(
     if len({(job.settings.workers, job.settings.threads) for job in jobs}) > 1:
         raise TrainingError("jobs must agree on workers and threads, but they differ")
     address = absolute(folder)
-    made = [_subnet_job(job, space, data, address) for job in jobs]
-    results = _train(made, space, data, address, validation_examples)
+    training_jobs = [_subnet_job(job, space, data, address) for job in jobs]
+    results = _train(training_jobs, space, data, address, validation_examples)
     return dict(zip([job.key for job in jobs], results, strict=True))
 
 
 def check(settings: TrainSettings, trains: str) -> None:
-    """Refuse settings that training would fail on; ``trains`` is ``supernet`` or ``subnet``.
+    """Validate training settings; ``trains`` is ``supernet`` or ``subnet``.
 
     Raises:
-        TrainingError: for a strategy that does not exist or does not fit, or an uneven batch.
+        TrainingError: for a strategy that does not exist or does not fit, or a batch that workers cannot share evenly.
     """
     load_strategy(settings.strategy, settings.strategy_options, trains)
     if settings.batch_size % settings.workers:
@@ -154,7 +156,7 @@ def check(settings: TrainSettings, trains: str) -> None:
 
 
 def check_packages(data: Data) -> None:
-    """Check that what training on ``data`` needs besides Manynet's own dependencies is installed and loads.
+    """Check that the optional packages for training on ``data`` are installed and load.
 
     Raises:
         TrainingError: in one line that says what to install.
@@ -169,7 +171,7 @@ def is_finished(folder: str | Path) -> bool:
 
 
 def curves(folder: str | Path) -> list[dict[str, float]]:
-    """What training in ``folder`` measured so far, one row an evaluation: see :class:`Trained`."""
+    """Learning curves in ``folder`` so far, one row an evaluation: see :class:`Trained`."""
     address = join(absolute(folder), CURVES)
     lines = read_bytes(address).decode().splitlines() if exists(address) else []
     return [json.loads(line) for line in lines]
@@ -178,8 +180,8 @@ def curves(folder: str | Path) -> list[dict[str, float]]:
 def _subnet_job(job: SubnetJob, space: SearchSpace, data: Data, folder: str) -> TrainingJob:
     arch = space.canonical(job.arch)
     weights = None if job.weights is None else digest(job.weights)
-    about = identity(space, data, job.settings, arch, weights)
-    return TrainingJob(job.key, join(folder, job.key), job.settings, about, arch, job.weights)
+    job_identity = identity(space, data, job.settings, arch, weights)
+    return TrainingJob(job.key, join(folder, job.key), job.settings, job_identity, arch, job.weights)
 
 
 def _train(
@@ -194,7 +196,7 @@ def _train(
         _check_cluster(missing[0].settings)
         checkpoint.prune(join(folder, CHECKPOINTS), _KEPT)
         _run(Work(space, data, missing, folder, validation_examples))
-        # A supernet's last checkpoints may still be wanted; a finished subnet is its own.
+        # A supernet's last checkpoints may be useful later; a finished subnet's result replaces its own.
         checkpoint.prune(join(folder, CHECKPOINTS), _KEPT if jobs[0].arch is None else 0)
     return [required(job) for job in jobs]
 
@@ -210,28 +212,28 @@ def _run(work: Work) -> None:
         scaling_config=ScalingConfig(
             num_workers=settings.workers, use_gpu=gpu, resources_per_worker=_resources(settings, gpu)
         ),
-        # Ray's type hints show the first version's arguments; what runs is the second.
+        # Ray's type hints show the arguments of Ray Train v1; v2 is what runs.
         run_config=RunConfig(  # type: ignore[call-arg]
-            # Never a name that exists: Ray Train would take back that run's own list of checkpoints.
+            # Never an existing name: Ray Train would restore that run's list of checkpoints.
             name=f"run-{datetime.now(UTC):%Y%m%dT%H%M%S%f}",
-            # Checkpoints must be on a filesystem that equals this one.
+            # Checkpoints must be on a filesystem equal to this one.
             storage_path=path,
             storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with training_bar(join(work.folder, training_status.FILE)), _interrupt_handler_kept():
+    with training_bar(join(work.folder, training_status.FILE)), _interrupt_handler_restored():
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            raise _explained(error, work.folder) from error
+            raise _cause(error, work.folder) from error
         except (KeyboardInterrupt, SystemExit, RayActorError) as error:
-            # On Ctrl-C Ray Train stops the workers, then leaves by whichever of these comes first.
-            raise TrainingStopped(_where_it_stopped(work)) from error
+            # On Ctrl-C Ray Train stops the workers, then raises whichever of these comes first.
+            raise TrainingStopped(_stop_message(work)) from error
 
 
-def _explained(error: TrainingFailedError, folder: str) -> ManynetError:
+def _cause(error: TrainingFailedError, folder: str) -> ManynetError:
     if isinstance(error, ControllerError) and isinstance(error.controller_failure, OSError):
         # Ray Train keeps its own state beside the checkpoints.
         return unwritable(folder, error.controller_failure)
@@ -240,22 +242,22 @@ def _explained(error: TrainingFailedError, folder: str) -> ManynetError:
     for cause in causes:
         if isinstance(cause, ManynetError):
             return cause
-    what = f"{type(causes[0]).__name__}: {causes[0]}" if causes else str(error)
-    return TrainingError(f"training failed on a worker: {what}")
+    text = f"{type(causes[0]).__name__}: {causes[0]}" if causes else str(error)
+    return TrainingError(f"training failed on a worker: {text}")
 
 
-def _where_it_stopped(work: Work) -> str:
+def _stop_message(work: Work) -> str:
     for job in work.jobs:
         if result(job) is None:
-            found = checkpoint.find(join(work.folder, CHECKPOINTS), job.name)
-            step = found[0].step if found else 0
+            saved = checkpoint.find(join(work.folder, CHECKPOINTS), job.name)
+            step = saved[0].step if saved else 0
             return f"training of {job.name} was stopped; a resume goes on from step {step} of {job.settings.steps}"
     return "training was stopped after its last step; a resume takes its results"
 
 
 @contextmanager
-def _interrupt_handler_kept() -> Iterator[None]:
-    """Ray Train leaves its Ctrl-C handler behind, which would act on a run that is over."""
+def _interrupt_handler_restored() -> Iterator[None]:
+    """Restore the Ctrl-C handler after Ray Train, whose own would act on a finished run."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -268,16 +270,16 @@ def _interrupt_handler_kept() -> Iterator[None]:
 
 def _check_checkpoints(jobs: Sequence[TrainingJob], folder: str) -> None:
     for job in jobs:
-        for found in checkpoint.find(join(folder, CHECKPOINTS), job.name)[:1]:
-            found.verify()
-            check_identity(job, (found.manifest or {})["identity"], join(folder, CHECKPOINTS))
+        for saved in checkpoint.find(join(folder, CHECKPOINTS), job.name)[:1]:
+            saved.verify()
+            check_identity(job, (saved.manifest or {})["identity"], join(folder, CHECKPOINTS))
 
 
 def _check_cluster(settings: TrainSettings) -> None:
-    needed, there = settings.workers * settings.threads, _cluster("CPU")
-    if needed > there:
+    needed, cpus = settings.workers * settings.threads, _cluster("CPU")
+    if needed > cpus:
         raise TrainingError(
-            f"train.workers x train.threads must be at most the cluster's CPUs ({there:g}), "
+            f"train.workers x train.threads must be at most the cluster's CPUs ({cpus:g}), "
             f"but got {settings.workers} x {settings.threads}"
         )
 

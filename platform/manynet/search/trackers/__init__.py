@@ -20,13 +20,13 @@ SQLITE = "sqlite:///"
 
 
 class TrackerError(ManynetError):
-    """A tracker is misspelt, not installed, or cannot be reached."""
+    """A tracker is malformed, not installed, or cannot be reached."""
 
 
 def check(trackers: Sequence[str]) -> None:
-    """Refuse trackers that cannot be reached, before anything expensive starts.
+    """Reject trackers that cannot be reached, before anything expensive starts.
 
-    An MLflow database that is not there yet is made; a key for Weights & Biases is shown to its server.
+    A missing MLflow database is created; a Weights & Biases key is verified with its server.
 
     Raises:
         TrackerError: for the first of them.
@@ -46,33 +46,32 @@ def check(trackers: Sequence[str]) -> None:
 def callbacks(trackers: Sequence[str], study: str) -> list[tune.Callback]:
     """Tune callbacks that log candidates to the trackers of a search.
 
-    Each candidate is a run: its architecture are parameters, its metrics those of the ledger. Runs of one study are
-    together, also those of a search that was resumed: in MLflow by the experiment, in Weights & Biases by the group,
-    which have the name of the study's folder.
+    Each candidate is a run: the architecture as parameters, the ledger's columns as metrics. Runs of one study
+    share an MLflow experiment or a Weights & Biases group, named after the study's folder, also after a resume.
 
     Args:
-        trackers: as :func:`check` takes them. Those without an address or a project take it from the tools' own
-            environment variables, the project else from the study's name.
+        trackers: as :func:`check` takes them. A missing address or project comes from the tools' own environment
+            variables; without those, the project has the study's name.
         study: address of the study's folder.
 
     Raises:
-        TrackerError: one has another form.
+        TrackerError: one is malformed.
     """
-    made: list[tune.Callback] = []
+    loggers: list[tune.Callback] = []
     for tracker in trackers:
         tool, address = _parts(tracker)
-        # Importing either tool takes seconds, which a search without them need not wait.
+        # Importing either tool takes seconds, which a search without it must not wait.
         if tool == "mlflow":
             from manynet.search.trackers.mlflow_runs import MLflowRuns
 
             experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or basename(study)
-            made.append(MLflowRuns(_store(address), experiment, study))
+            loggers.append(MLflowRuns(_store(address), experiment, study))
         else:
             from manynet.search.trackers.wandb_runs import WandbRuns
 
             project = address or os.environ.get("WANDB_PROJECT") or basename(study)
-            made.append(WandbRuns(project, basename(study), study))
-    return made
+            loggers.append(WandbRuns(project, basename(study), study))
+    return loggers
 
 
 def _parts(tracker: str) -> tuple[str, str]:
@@ -83,7 +82,7 @@ def _parts(tracker: str) -> tuple[str, str]:
 
 
 def _store(address: str) -> str:
-    """The address of an MLflow store, the same for whoever is in another working folder."""
+    """The address of an MLflow store, independent of the working directory."""
     if not address:
         import mlflow
 
@@ -97,7 +96,7 @@ def _check_mlflow(store: str) -> None:
     if urlsplit(store).scheme in ("", "file") and store != "databricks":
         raise TrackerError(
             f"an MLflow store must be a database or a server, such as sqlite:///mlflow.db or https://..., "
-            f"since MLflow keeps none in files any more, but got {store!r}"
+            f"since MLflow no longer stores runs in files, but got {store!r}"
         )
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -117,10 +116,12 @@ def _check_wandb() -> None:
     import wandb
 
     try:
-        known = wandb.login(prompt=False)
+        has_key = wandb.login(prompt=False)
     except wandb.Error as error:
-        raise TrackerError(f"tracker wandb needs a key that its server takes: {first_line(error)}") from None
-    if not known:
+        raise TrackerError(
+            f"tracker wandb needs a key that its server accepts: {first_line(error)}"
+        ) from None
+    if not has_key:
         raise TrackerError(
             "tracker wandb needs a key, but found none: set WANDB_API_KEY, run `wandb login`, "
             "or set WANDB_MODE=offline"

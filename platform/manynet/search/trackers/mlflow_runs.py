@@ -26,11 +26,11 @@ class MLflowError(ManynetError):
 
 
 class MLflowRuns(MLflowLoggerCallback):
-    """Tune's callback, which takes a failure for one, and tells a candidate in one request, not one a value.
+    """Tune's callback, with failures marked, and one request a candidate instead of one a value.
 
     Args:
         store: address of a database or a server.
-        experiment: name; one of that name that is there goes on.
+        experiment: name; an existing experiment is continued.
         study: address of the study, a tag of each run.
     """
 
@@ -40,11 +40,11 @@ class MLflowRuns(MLflowLoggerCallback):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # A Tuner pickles its callbacks so that it can be restored. This search never is: see the ledger.
+        # A Tuner pickles its callbacks to restore them. A search resumes from the ledger instead.
         return {}
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
-        """Find the experiment, or make it.
+        """Open or create the experiment.
 
         Raises:
             MLflowError: the store cannot be used.
@@ -59,47 +59,47 @@ class MLflowRuns(MLflowLoggerCallback):
 
     def log_trial_start(self, trial: Trial) -> None:
         """Begin a run."""
-        with _forgiven():
+        with _errors_logged():
             super().log_trial_start(trial)
 
     def log_trial_result(self, iteration: int, trial: Trial, result: Mapping[str, Any]) -> None:
-        """Nothing: a candidate has one result, and it is told when it ends."""
+        """Do nothing: a candidate's one result is logged when its trial ends."""
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
-        """Tell all of a candidate, and end its run."""
+        """Log a candidate's outcome, and end its run."""
         run = self._trial_runs.pop(trial, None)
         if run is None:
             return
-        why = failure(trial.last_result, failed)
+        reason = failure(trial.last_result, failed)
         now = int(time.time() * 1000)
-        with _forgiven():
+        with _errors_logged():
             client = MlflowClient(self.tracking_uri)
             client.log_batch(
                 run,
                 metrics=[]
-                if why
+                if reason
                 else [Metric(_name(k), v, now, 0) for k, v in metrics(trial.last_result).items()],
                 params=[Param(_name(key), str(value)) for key, value in trial.config.items()],
-                tags=[RunTag("failure", why)] if why else [],
+                tags=[RunTag("failure", reason)] if reason else [],
             )
-            client.set_terminated(run, "FAILED" if why else "FINISHED")
+            client.set_terminated(run, "FAILED" if reason else "FINISHED")
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """End the runs of candidates that a search left behind when it was stopped."""
+        """End the runs that a stopped search left open."""
         for trial in list(self._trial_runs):
-            with _forgiven():
+            with _errors_logged():
                 MlflowClient(self.tracking_uri).set_terminated(self._trial_runs.pop(trial), "KILLED")
 
 
 @contextmanager
-def _forgiven() -> Iterator[None]:
-    """A store that is away for a while ends no search: the ledger has it all."""
+def _errors_logged() -> Iterator[None]:
+    """Log errors of the store instead of raising: an outage must not end a search, and the ledger has all results."""
     try:
         yield
     except MlflowException as error:
-        logger.warning("MLflow was not told of a candidate: %s", first_line(error))
+        logger.warning("MLflow did not get a candidate: %s", first_line(error))
 
 
 def _name(column: str) -> str:
-    """A name that MLflow takes: ``latency@host/torch?batch=8`` has characters that it refuses."""
+    """A valid MLflow name: MLflow rejects characters such as those of ``latency@host/torch?batch=8``."""
     return re.sub(r"[^\w.\- /:]", "_", column)

@@ -1,4 +1,4 @@
-"""Reads metrics and failures of a candidate from Tune's result, for trackers."""
+"""Reads metrics and failures from Tune's results, for trackers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from manynet.search.outcome import Failure, from_result
 
 
 def metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """The ledger's columns; none of a failure."""
+    """The ledger's columns; empty for a failure."""
     outcome = from_result(result)
     return {} if isinstance(outcome, Failure) else outcome
 
 
 def failure(result: Mapping[str, Any] | None, died: bool) -> str:
-    """Why there are no metrics: one line; empty where all went well."""
+    """Reason of a failure in one line; empty after success."""
     outcome = from_result(result, died)
     return outcome.reason if isinstance(outcome, Failure) else ""

@@ -17,14 +17,14 @@ from manynet.search.trackers.results import failure, metrics
 
 logger = logging.getLogger(__name__)
 SECONDS_TO_END = 1800.0
-"""That runs may take to be sent when a search has ended."""
+"""Limit for uploading runs at the end of a search."""
 
 
 class Runs:
-    """An actor that keeps the runs of all candidates.
+    """Actor that holds the open runs of all candidates.
 
     Args:
-        environment: variables of the driver that W&B reads.
+        environment: the driver's environment variables for W&B.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -36,7 +36,7 @@ class Runs:
         self._runs[run] = wandb.init(**arguments)
 
     def end(self, run: str, metrics: Mapping[str, float], failure: str) -> None:
-        """Tell all of a candidate, and end its run."""
+        """Log a candidate's outcome, and end its run."""
         begun = self._runs.pop(run)
         if failure:
             begun.summary["failure"] = failure
@@ -45,17 +45,17 @@ class Runs:
         begun.finish(exit_code=1 if failure else 0)
 
     def end_all(self) -> None:
-        """End what a search left behind when it was stopped."""
+        """End the runs that a stopped search left open."""
         for begun in self._runs.values():
             begun.finish(exit_code=1)
         self._runs = {}
 
 
 class WandbRuns(WandbLoggerCallback):
-    """Tune's callback, which takes a failure for one, with one process for all candidates rather than two for each.
+    """Tune's callback, with failures marked, and one process for all candidates instead of two for each.
 
-    Tune starts those beside the evaluators, where they take seconds of the cores that latency is measured on, and hands
-    them the key in a runtime environment, which Ray writes to its logs.
+    Tune would start two processes a candidate beside the evaluators, where they take seconds of the cores that latency
+    is measured on, and pass the key in a runtime environment, which Ray writes to its logs.
 
     Args:
         project: ``project`` or ``entity/project``.
@@ -67,7 +67,7 @@ class WandbRuns(WandbLoggerCallback):
         entity, _, name = project.rpartition("/")
         self._study = study
         self._actor: Any = None
-        # W&B's own threads would watch the machine and its output anew for each candidate.
+        # W&B would start threads that monitor the machine and its output for each candidate.
         quiet = wandb.Settings(
             x_disable_stats=True,
             x_disable_meta=True,
@@ -85,11 +85,11 @@ class WandbRuns(WandbLoggerCallback):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # A Tuner pickles its callbacks so that it can be restored. This search never is: see the ledger.
+        # A Tuner pickles its callbacks to restore them. A search resumes from the ledger instead.
         return {}
 
     def __del__(self) -> None:
-        # Tune's ends its own processes; there are none.
+        # Tune's callback ends its own processes here; there are none.
         return
 
     def _start_logging_actor(self, trial: Trial, exclude_results: list[str], **arguments: Any) -> None:
@@ -101,22 +101,22 @@ class WandbRuns(WandbLoggerCallback):
         self._actor.begin.remote(trial.trial_id, arguments)
 
     def log_trial_result(self, iteration: int, trial: Trial, result: Mapping[str, Any]) -> None:
-        """Nothing: a candidate has one result, and it is told when it ends."""
+        """Do nothing: a candidate's one result is logged when its trial ends."""
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
-        """Tell all of a candidate, and end its run."""
+        """Log a candidate's outcome, and end its run."""
         if self._actor is None:
             return
-        why = failure(trial.last_result, failed)
-        self._actor.end.remote(trial.trial_id, {} if why else metrics(trial.last_result), why)
+        reason = failure(trial.last_result, failed)
+        self._actor.end.remote(trial.trial_id, {} if reason else metrics(trial.last_result), reason)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Wait until all runs are sent."""
+        """Wait until all runs are uploaded."""
         if self._actor is None:
             return
         try:
             ray.get(self._actor.end_all.remote(), timeout=SECONDS_TO_END)
         except ray.exceptions.RayError as error:
-            logger.warning("W&B was not told of all candidates: %s", str(error).strip().splitlines()[-1])
+            logger.warning("W&B did not get all candidates: %s", str(error).strip().splitlines()[-1])
         ray.kill(self._actor)
         self._actor = None

@@ -1,1 +1,1 @@
-"""Does what was found for one device hold on another: what is compared, measured, and said of it."""
+"""Transfer studies: whether the Pareto front of one device holds on other devices."""

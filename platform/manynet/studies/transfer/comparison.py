@@ -1,4 +1,4 @@
-"""Does what was found for one device hold on another? Rank correlation, and the loss at equal latency.
+"""Comparison of devices: rank correlation of latencies, and the loss of a front at equal latency.
 
 A device means a device together with its deployment tool and settings.
 """
@@ -28,10 +28,10 @@ class TransferError(ManynetError, ValueError):
 
 @dataclass(frozen=True)
 class Loss:
-    """What another device's front lacks against a device's own front, at equal latency.
+    """Loss of the source's front against a device's own front, at equal latency.
 
     Attributes:
-        mean, largest: over the members that are reached, in the metric's unit; 0 or more; None where none is.
+        mean, largest: over the reached members, in the metric's unit; 0 or more; None if none is reached.
         reached: members of the own front with a member of the other front that is as fast or faster.
         unreached: members of the own front that are faster than every member of the other front.
     """
@@ -44,16 +44,16 @@ class Loss:
 
 @dataclass(frozen=True)
 class Target:
-    """One device beside the source: both fronts are over the subnets that were measured on both.
+    """Comparison of one device with the source; both fronts are over the subnets measured on both.
 
     Attributes:
         device: name of the device.
-        tau: agreement of both latencies over all subnets measured on both.
-        front_tau: the same over the source's front alone; None with fewer than three members, or no metric.
+        tau: rank correlation of both latencies over all subnets measured on both.
+        front_tau: the same over the source's front; None with fewer than three members, or no metric.
         front: the source's front, fastest on this device first.
-        own: the front found for this device itself, fastest first.
-        absent: members of the source's front that this device was not measured on.
-        loss: of ``front`` against ``own``; None where there is no metric.
+        own: this device's own front, fastest first.
+        absent: number of the source's front members that were not measured on this device.
+        loss: of ``front`` against ``own``; None without a metric.
     """
 
     device: str
@@ -67,16 +67,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What was found under ``source``, on other devices.
+    """Result of a transfer study.
 
     Attributes:
         source: the device that subnets were chosen for.
-        metric: what is lost or kept, larger is better; None where no subnet has a score.
+        metric: column of the score, larger is better; None if no subnet has a score.
         records: subnets with columns ``latency@<device>`` (ms); a column may be missing.
         targets: the other devices.
         taus: (D, D) Kendall's tau-b between latencies on ``devices``, in their order, over the subnets
-            measured on both; None where those are fewer than three.
-        notes: what else a reader must know, a line each.
+            measured on both; None for fewer than three.
+        notes: further remarks, a line each.
     """
 
     source: str
@@ -92,7 +92,7 @@ class Transfer:
         return [self.source, *(target.device for target in self.targets)]
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold: fronts as keys of records."""
+        """The result as JSON values; fronts are lists of record keys."""
         rows = []
         for target in self.targets:
             row = {
@@ -120,17 +120,17 @@ def compare(
     metric: str | None,
     notes: Sequence[str] = (),
 ) -> Transfer:
-    """Compare ``source`` with each of ``targets`` on subnets whose latencies are known.
+    """Compare ``source`` with each of ``targets`` on subnets with known latencies.
 
     Args:
         records: subnets with columns ``latency@<device>`` (ms) and ``metric``; missing and NaN values are left out.
-        source: device the front was found for.
+        source: device of the front.
         targets: other devices.
         metric: larger is better; None gives rank correlations alone.
         notes: for the result.
 
     Raises:
-        TransferError: devices are no different ones, no subnet has the metric, or fewer than three subnets were
+        TransferError: devices are not distinct, no subnet has the metric, or fewer than three subnets were
             measured on the source and a target.
     """
     check_devices(source, targets)
@@ -147,7 +147,7 @@ def compare(
 
 
 def check_devices(source: str, targets: Sequence[str]) -> None:
-    """Refuse a source among its targets, a target twice, and no target at all.
+    """Reject a source among its targets, a target twice, and no target at all.
 
     Raises:
         TransferError: for the first of them.
@@ -174,16 +174,16 @@ def pareto_front(records: Sequence[Record], metric: str, device: str) -> list[Re
 
 
 def loss_at_equal_latency(own: Sequence[Record], other: Sequence[Record], metric: str, device: str) -> Loss:
-    """What ``other`` lacks against ``own`` on ``device``.
+    """Loss of front ``other`` against front ``own`` on ``device``.
 
-    For every member of ``own``: its metric minus the best metric of those members of ``other`` that are as fast as
-    it or faster. Members of ``own`` that are faster than all of ``other`` are counted apart.
+    For every member of ``own``: its metric minus the best metric among the members of ``other`` that are at least as
+    fast. Members of ``own`` that are faster than all of ``other`` are counted as unreached.
     """
     column, gaps = LATENCY + device, []
     for member in own:
-        within = [one.metrics[metric] for one in other if one.metrics[column] <= member.metrics[column]]
-        if within:
-            gaps.append(member.metrics[metric] - max(within))
+        scores = [rival.metrics[metric] for rival in other if rival.metrics[column] <= member.metrics[column]]
+        if scores:
+            gaps.append(member.metrics[metric] - max(scores))
     mean, largest = (float(np.mean(gaps)), max(gaps)) if gaps else (None, None)
     return Loss(mean, largest, len(gaps), len(own) - len(gaps))
 
@@ -193,14 +193,14 @@ def _target(records: Sequence[Record], source: str, device: str, metric: str | N
     tau = _tau(both, source, device)
     if metric is None:
         return Target(device, tau, None, [], [], 0, None)
-    # Over the same subnets, so that what one device was not measured on does not look like a bad transfer.
-    found = _by_latency(pareto_front(both, metric, source), device)
+    # Over the same subnets, so that missing measurements do not look like a bad transfer.
+    transferred = _by_latency(pareto_front(both, metric, source), device)
     own = pareto_front(both, metric, device)
     measured = {record.key for record in both}
     absent = sum(record.key not in measured for record in pareto_front(records, metric, source))
-    front_tau = _tau(found, source, device) if len(found) >= FEWEST else None
-    loss = loss_at_equal_latency(own, found, metric, device)
-    return Target(device, tau, front_tau, found, own, absent, loss)
+    front_tau = _tau(transferred, source, device) if len(transferred) >= FEWEST else None
+    loss = loss_at_equal_latency(own, transferred, metric, device)
+    return Target(device, tau, front_tau, transferred, own, absent, loss)
 
 
 def _tau(records: Sequence[Record], source: str, device: str) -> RankingQuality:

@@ -15,10 +15,10 @@ from manynet.records.ledger import Record
 from manynet.report.figures import COLOURS, FAINT, GRID, LOG_RATIO, MUTED, layout
 from manynet.studies.transfer.comparison import Target, Transfer, pareto_front, with_columns
 
-OWN, FOUND = COLOURS[0], COLOURS[1]
+OWN, TRANSFERRED = COLOURS[0], COLOURS[1]
 CHOICES = 6
 MOST_NAMED = 2_000
-# tau of useful orders is 0.5 to 1: most of the scale's range of colour is spent there; below 0 is another hue.
+# Useful values of tau are 0.5 to 1, which get most of the colour range; below 0 is another hue.
 SCALE = ((0.0, "#c2410c"), (0.5, "#fff7ed"), (0.75, "#dbeafe"), (0.9, "#60a5fa"), (1.0, "#1e40af"))
 
 
@@ -26,17 +26,17 @@ def landing(transfer: Transfer, target: Target) -> go.Figure:
     """Metric against latency on a target: all subnets measured on both, its own front, and the source's front there."""
     assert transfer.metric is not None
     metric, device = transfer.metric, target.device
-    every = with_columns(transfer.records, metric, LATENCY + transfer.source, LATENCY + device)
-    lands = pareto_front(target.front, metric, device)
+    subnets = with_columns(transfer.records, metric, LATENCY + transfer.source, LATENCY + device)
+    still_optimal = pareto_front(target.front, metric, device)
     figure = go.Figure()
-    figure.add_trace(_dots("all subnets", every, transfer, target, color=FAINT, size=6))
+    figure.add_trace(_dots("all subnets", subnets, transfer, target, color=FAINT, size=6))
     figure.add_trace(_steps(target.own, metric, device, OWN, "solid"))
-    figure.add_trace(_steps(lands, metric, device, FOUND, "dot"))
+    figure.add_trace(_steps(still_optimal, metric, device, TRANSFERRED, "dot"))
     figure.add_trace(_dots("its own front", target.own, transfer, target, color=OWN, size=10))
-    figure.add_trace(_dots("transferred front", target.front, transfer, target, color=FOUND, size=7))
+    figure.add_trace(_dots("transferred front", target.front, transfer, target, color=TRANSFERRED, size=7))
     figure.update_layout(
         **layout(360, legend=True),
-        xaxis=_axis("latency (ms)", device, every),
+        xaxis=_axis("latency (ms)", device, subnets),
         yaxis={"title": escape(metric), "tickformat": ".0%" if is_percentage(metric) else None},
     )
     return figure
@@ -47,7 +47,7 @@ def latencies(transfer: Transfer, target: Target) -> go.Figure:
     source, device = transfer.source, target.device
     both = with_columns(transfer.records, LATENCY + source, LATENCY + device)
     figure = go.Figure()
-    # Thousands of architectures as text would be most of the page.
+    # The text of thousands of architectures would be most of the page.
     named = len(both) <= MOST_NAMED
     figure.add_scatter(
         x=np.array([record.metrics[LATENCY + source] for record in both]),
@@ -82,7 +82,7 @@ def matrix(transfer: Transfer) -> go.Figure:
             xgap=2,
             ygap=2,
             hoverongaps=False,
-            customdata=[[f"{one} and {other}" for other in devices] for one in devices],
+            customdata=[[f"{row} and {column}" for column in devices] for row in devices],
             hovertemplate="%{customdata}: tau %{z:.3f}<extra></extra>",
             colorbar={"title": "tau", "thickness": 12, "outlinewidth": 0},
         )

@@ -1,4 +1,4 @@
-"""Latencies that a transfer study lacks: which subnets are measured, and every measurement kept at once."""
+"""Measures the missing latencies of a transfer study; each goes to the ledger at once."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ FAILURES_IN_A_ROW = 10
 
 @dataclass
 class Outcome:
-    """What became of one device: subnets measured, why others were not, and whether it was given up.
+    """Outcome of measuring on one device.
 
     Attributes:
-        measured: subnets that were measured now.
-        failures: why a subnet could not be, a line each.
-        given_up: ten failures in a row ended it.
+        measured: number of subnets measured now.
+        failures: reasons of failed measurements, a line each.
+        given_up: whether ten failures in a row stopped the device.
     """
 
     measured: int = 0
@@ -41,28 +41,28 @@ class Outcome:
 def chosen(records: Sequence[Record], source: str, metric: str, count: int) -> list[Record]:
     """The subnets to measure: the source's front first, then others evenly spaced by rank of latency on it.
 
-    Where the search has no latency on the source, multiply-adds stand in for it.
+    Multiply-adds replace the latency on the source where the search has none.
 
     Args:
-        records: evaluations, as the search left them: the choice must not change as measurements come in.
+        records: the search's evaluations, without later measurements: these must not change the choice.
         source: device of the front.
         metric: larger is better.
-        count: how many at most.
+        count: most subnets.
     """
     column = LATENCY + source
     known = [record for record in records if column in record.metrics]
     if not known:
-        stand_in = COST[0]
-        known = [replace(r, metrics={**r.metrics, column: r.metrics[stand_in]}) for r in records]
+        proxy = COST[0]
+        known = [replace(r, metrics={**r.metrics, column: r.metrics[proxy]}) for r in records]
     front = anchors(pareto_front(known, metric, source), column, count)
     keys = {record.key for record in front}
     others = anchors([record for record in known if record.key not in keys], column, count - len(front))
-    given = {record.key: record for record in records}
-    return [given[record.key] for record in [*front, *others]]
+    originals = {record.key: record for record in records}
+    return [originals[record.key] for record in [*front, *others]]
 
 
 def with_measurements(records: Sequence[Record], ledger: Sequence[Record]) -> list[Record]:
-    """Evaluations with the columns that were measured after the search.
+    """Evaluations with added latency columns of measurements after the search.
 
     Args:
         records: evaluations.
@@ -80,20 +80,21 @@ def measure_missing(
     ledger: Ledger,
     console: Console | None = None,
 ) -> dict[str, Outcome]:
-    """Measure on each device what has no latency on it; each measurement is in the ledger before the next begins.
+    """Measure the subnets without a latency, on each device; each measurement is in the ledger before the next begins.
 
-    Devices work side by side: the lease of a host keeps their timings apart, and conversions may overlap. A subnet
-    that a device cannot measure is left out for that device alone. A device that fails on ten in a row is given up.
+    Devices work in parallel: a host's lease, the exclusive right to compute there, separates their timings;
+    conversions may overlap. A subnet that fails on a device is skipped for that device alone. A device is given up
+    after ten failures in a row.
 
     Args:
-        records: subnets, in the order they are measured.
+        records: subnets, in the order of measurement.
         devices: names.
         measure: called with one name at a time.
         ledger: where records of kind ``measurement`` are written.
         console: for progress; standard error by default.
     """
     missing = {name: [r for r in records if LATENCY + name not in r.metrics] for name in devices}
-    missing = {name: left for name, left in missing.items() if left}
+    missing = {name: subnets for name, subnets in missing.items() if subnets}
     if not missing:
         return {}
     stop = threading.Event()
@@ -103,12 +104,12 @@ def measure_missing(
         nonlocal done
         with lock:
             done += more
-            told(done, total)
+            show(done, total)
 
-    with logged_bar("transfer", console) as told, ThreadPoolExecutor(len(missing)) as threads:
+    with logged_bar("transfer", console) as show, ThreadPoolExecutor(len(missing)) as threads:
         jobs = {
-            name: threads.submit(_measure_all, name, left, measure, ledger, advance, stop)
-            for name, left in missing.items()
+            name: threads.submit(_measure_all, name, subnets, measure, ledger, advance, stop)
+            for name, subnets in missing.items()
         }
         try:
             wait(jobs.values(), return_when=FIRST_EXCEPTION)
@@ -147,7 +148,7 @@ def _measure_all(
 
 
 def _key(record: Record, device: str) -> str:
-    # A latency depends on neither weights nor data, so it has no part of them in its key.
+    # A latency depends on neither weights nor data, so its key contains neither.
     return record_key("measurement", record.space, "", record.architecture, "", device)
 
 
@@ -166,13 +167,13 @@ def _measurement(record: Record, device: str, latency: Latency) -> Record:
 
 
 def _merged(record: Record, later: Mapping[str, Record], devices: Sequence[str]) -> Record:
-    found = [later[key] for key in (_key(record, device) for device in devices) if key in later]
-    # What the search measured itself comes first: it is what its front was made of.
-    metrics = {name: value for one in found for name, value in one.metrics.items()} | dict(record.metrics)
+    extra = [later[key] for key in (_key(record, device) for device in devices) if key in later]
+    # The search's own latencies take precedence: its front is based on them.
+    metrics = {name: value for other in extra for name, value in other.metrics.items()} | dict(record.metrics)
     new = [
-        taken
-        for one in found
-        if not one.metrics.keys() <= record.metrics.keys()
-        for taken in one.measurements
+        measurement
+        for other in extra
+        if not other.metrics.keys() <= record.metrics.keys()
+        for measurement in other.measurements
     ]
     return replace(record, metrics=metrics, measurements=[*record.measurements, *new])

@@ -11,7 +11,7 @@ from manynet.studies.transfer.measuring import FAILURES_IN_A_ROW, Outcome
 
 
 def coverage(source: str, selected: int, evaluated: int) -> str:
-    """How many subnets were meant to be measured, of how many."""
+    """A line with the numbers of selected and of evaluated subnets."""
     return (
         f"{selected} of {evaluated} evaluated subnets were chosen to be measured: the front of {source}, then "
         f"others evenly spaced by rank"
@@ -19,32 +19,32 @@ def coverage(source: str, selected: int, evaluated: int) -> str:
 
 
 def failures(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """A line for each device that could not measure everything, with its first reason."""
+    """A line for each device with failures, with the first reason."""
     return [_failure(device, outcome) for device, outcome in outcomes.items() if outcome.failures]
 
 
 def left_out(device: str) -> str:
-    """Why a device has no row."""
+    """A line that says why a device has no row."""
     return f"{device} is left out: fewer than {FEWEST} subnets were measured on it and on the source"
 
 
 def doubts(records: Sequence[Record], devices: Sequence[str]) -> list[str]:
-    """Measurements that were not steady, and devices that were not one machine with one version of its tool."""
+    """Lines on unsteady measurements, and on devices with several machines or tool versions."""
     lines = []
     for device in devices:
-        taken = [
-            one
+        measurements = [
+            measurement
             for record in records
-            for one in record.measurements
-            if one.get("device") == device and LATENCY + device in record.metrics
+            for measurement in record.measurements
+            if measurement.get("device") == device and LATENCY + device in record.metrics
         ]
-        unsteady = sum(not one.get("steady", True) for one in taken)
+        unsteady = sum(not measurement.get("steady", True) for measurement in measurements)
         if unsteady:
-            lines.append(f"{unsteady} of {len(taken)} measurements on {device} were unsteady")
-        made = {(one.get("fingerprint"), one.get("tool_version")) for one in taken}
-        if len(made) > 1:
+            lines.append(f"{unsteady} of {len(measurements)} measurements on {device} were unsteady")
+        origins = {(m.get("fingerprint"), m.get("tool_version")) for m in measurements}
+        if len(origins) > 1:
             lines.append(
-                f"latencies on {device} come from {len(made)} different machines or versions of its tool"
+                f"latencies on {device} come from {len(origins)} different machines or versions of its tool"
             )
     return lines
 

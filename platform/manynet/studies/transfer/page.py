@@ -20,7 +20,7 @@ def transfer_page(title: str, transfer: Transfer, facts: Mapping[str, str]) -> s
 
     Args:
         title: name of the study or table.
-        transfer: what was found.
+        transfer: result of the study.
         facts: further lines of the heading.
     """
     facts = {"found on": transfer.source, "metric": transfer.metric or "none", **facts}
@@ -87,8 +87,8 @@ def _picture(transfer: Transfer) -> Section:
         "found for the device itself. The gap between the lines is the loss."
     )
     plots = [
-        f"<div><b>{escape(one.device)}</b>{plot(draw(transfer, one), f'target-{place}')}</div>"
-        for place, one in enumerate(transfer.targets)
+        f"<div><b>{escape(target.device)}</b>{plot(draw(transfer, target), f'target-{index}')}</div>"
+        for index, target in enumerate(transfer.targets)
     ]
     return Section("picture", "Picture", note, f'<div class="grid">{"".join(plots)}</div>')
 

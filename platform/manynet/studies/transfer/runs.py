@@ -1,4 +1,4 @@
-"""A transfer study of a search, or of a published table: from names to files."""
+"""Runs transfer studies of searches and of published tables, and writes their files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from manynet.studies.transfer.page import transfer_page
 
 PUBLISHED = "published.json"
 Open = Callable[[Sequence[str]], AbstractContextManager[Measure]]
-"""Starts the named devices, and is left when they are done with."""
+"""Context that starts the named devices, and releases them on exit."""
 
 
 class Published(BaseModel):
@@ -43,7 +43,7 @@ class Published(BaseModel):
 
     Attributes:
         name: of the table.
-        metric: column of a score, larger is better; None where the table has latencies alone.
+        metric: column of a score, larger is better; None if the table has latencies alone.
         devices: names, each with a column ``latency@<device>`` in ms.
     """
 
@@ -62,21 +62,21 @@ def transfer_published(folder: str | Path, source: str, targets: Sequence[str] =
 
     Args:
         folder: holds ``published.json`` and ``ledger``.
-        source: device whose front is judged.
-        targets: other devices; all that share three subnets with the source by default.
+        source: device of the front.
+        targets: other devices; by default all that share three subnets with the source.
 
     Raises:
         TransferError: the folder holds no such table, or a device is not in it.
     """
-    about = _published(folder)
+    table = _published(folder)
     for name in (source, *targets):
-        if name not in about.devices:
+        if name not in table.devices:
             raise TransferError(
-                f"a device of {about.name} must be one of ({', '.join(about.devices)}), but got {name!r}"
+                f"a device of {table.name} must be one of ({', '.join(table.devices)}), but got {name!r}"
             )
     records = Ledger(join(folder, "ledger")).read()
-    transfer = compare(records, source, targets or comparable(records, source), about.metric)
-    write(folder, transfer, about.name, {"subnets": f"{len(records):,}"})
+    transfer = compare(records, source, targets or comparable(records, source), table.metric)
+    write(folder, transfer, table.name, {"subnets": f"{len(records):,}"})
     return transfer
 
 
@@ -89,34 +89,34 @@ def transfer_search(
     ledger: Ledger,
     open_devices: Open,
 ) -> Transfer:
-    """Compare devices on subnets of a search, and measure what is missing.
+    """Compare devices on subnets of a search, and measure missing latencies.
 
     Args:
         records: the search's evaluations.
-        source: device whose front is judged.
-        targets: other devices; those the search measured by default.
+        source: device of the front.
+        targets: other devices; by default those that the search measured.
         metric: the task's; larger is better.
-        subnets: how many are measured at most, the front among them.
-        ledger: where measurements are kept, and found again.
+        subnets: most subnets to measure, including the front.
+        ledger: measurements are read from it and written to it.
         open_devices: starts the devices that have something to measure.
 
     Raises:
-        TransferError: devices are no different ones, ``subnets`` is less than three, or fewer than three could
+        TransferError: devices are not distinct, ``subnets`` is less than three, or fewer than three could
             be measured on every target.
-        DeviceError: a name is misspelt, or its device cannot be had.
+        DeviceError: a name is malformed, or its device is not available.
     """
     targets = targets or comparable(records, source)
     _check(source, targets, subnets)
     selected = chosen(records, source, metric, subnets)
     merged = {record.key: record for record in with_measurements(records, ledger.read())}
-    wanted = [merged[record.key] for record in selected]
-    failures = notes.failures(_measure(wanted, [source, *targets], ledger, open_devices))
+    to_measure = [merged[record.key] for record in selected]
+    failures = notes.failures(_measure(to_measure, [source, *targets], ledger, open_devices))
     known = with_measurements(records, ledger.read())
     kept = [name for name in targets if name in comparable(known, source)]
     if not kept:
-        why = f"; {failures[0]}" if failures else ""
+        reason = f"; {failures[0]}" if failures else ""
         raise TransferError(
-            f"at least {FEWEST} subnets must be measured on {source} and another device, but fewer were{why}"
+            f"at least {FEWEST} subnets must be measured on {source} and another device, but fewer were{reason}"
         )
     lines = [notes.coverage(source, len(selected), len(records)), *failures]
     lines += [notes.left_out(name) for name in targets if name not in kept]
@@ -169,5 +169,5 @@ def _published(folder: str | Path) -> Published:
     try:
         return Published.model_validate_json(read_bytes(address))
     except ValidationError as error:
-        wrong = InvalidValue.first(error).line()
-        raise TransferError(f"{address} must hold name, metric and devices, but got {wrong}") from None
+        problem = InvalidValue.first(error).line()
+        raise TransferError(f"{address} must hold name, metric and devices, but got {problem}") from None

@@ -15,15 +15,15 @@ NAMED = 3
 def reading(transfer: Transfer) -> str:
     """Two sentences: whether the order holds, and what is lost at equal latency; the second only with a metric.
 
-    How far an order holds is said by the ends of its interval, not by tau: it is kept where even the lower end is
-    0.8, and little of it where even the upper end is below 0.5.
+    The ends of tau's interval decide: the order is kept if the lower end is at least 0.8, and little of it is kept
+    if the upper end is below 0.5.
     """
     first = _order(transfer)
     return first if transfer.metric is None else f"{first} {_losses(transfer, transfer.metric)}"
 
 
 def verdict(tau: RankingQuality | None) -> str:
-    """What an interval supports, as a phrase that a list of devices follows."""
+    """Phrase for what an interval supports; a list of devices follows it."""
     if tau is None or tau.count < FEWEST_CONVINCING:
         return "has too few members to compare its order on"
     if tau.low >= KEPT:
@@ -36,29 +36,29 @@ def verdict(tau: RankingQuality | None) -> str:
 
 
 def points(metric: str, value: float | None) -> str:
-    """A difference in the metric, for people: in points where the metric is a share."""
+    """A difference in the metric as text; in points if the metric is a share."""
     if value is None:
         return "–"
     return f"{100 * value:.1f} points" if metric.endswith("accuracy") else f"{value:.4f}"
 
 
 def _order(transfer: Transfer) -> str:
-    # Without a metric there is no front, and with a small one no order to speak of: then all subnets must do.
+    # Without a metric there is no front, and a small front has no reliable order: then all subnets are judged.
     judged = [target.front_tau for target in transfer.targets]
     of_front = any(tau is not None and tau.count >= FEWEST_CONVINCING for tau in judged)
     taus = judged if of_front else [target.tau for target in transfer.targets]
     groups: dict[str, list[tuple[str, RankingQuality | None]]] = {}
     for target, tau in zip(transfer.targets, taus, strict=True):
         groups.setdefault(verdict(tau), []).append((target.device, tau))
-    what = "The front found on" if of_front else "The set of subnets measured on"
+    subject = "The front found on" if of_front else "The set of subnets measured on"
     phrases = [f"{phrase} {_devices(members)}" for phrase, members in groups.items()]
-    return f"{what} {transfer.source} {'; '.join(phrases)}."
+    return f"{subject} {transfer.source} {'; '.join(phrases)}."
 
 
 def _devices(members: Sequence[tuple[str, RankingQuality | None]]) -> str:
     known = [tau.tau for _, tau in members if tau is not None and tau.count >= FEWEST_CONVINCING]
     if not known:
-        # Of too few members tau says nothing, so it is not said.
+        # With too few members, tau means nothing and is left out.
         return _joined([name for name, _ in members]) if len(members) <= NAMED else f"{len(members)} devices"
     if len(members) <= NAMED:
         return _joined([f"{name} (tau {tau:.2f})" for (name, _), tau in zip(members, known, strict=True)])
@@ -67,10 +67,10 @@ def _devices(members: Sequence[tuple[str, RankingQuality | None]]) -> str:
 
 
 def _losses(transfer: Transfer, metric: str) -> str:
-    compared = [(one.device, one.loss) for one in transfer.targets if one.loss and one.loss.reached]
-    found = f"the front found on {transfer.source}"
+    compared = [(t.device, t.loss) for t in transfer.targets if t.loss and t.loss.reached]
+    front = f"the front found on {transfer.source}"
     if not compared:
-        return f"No loss is known: {found} is slower than every member of each device's own front."
+        return f"No loss is known: {front} is slower than every member of each device's own front."
     if not any(loss.largest for _, loss in compared):
         names = [name for name, _ in compared]
         costs = f"nothing on {_joined(names) if len(names) <= NAMED else f'{len(names)} devices'}"
@@ -83,7 +83,7 @@ def _losses(transfer: Transfer, metric: str) -> str:
         )
     else:
         costs = _joined([_cost(name, loss, metric) for name, loss in compared])
-    return f"At equal latency {found} costs {costs}, against the front found for the device itself."
+    return f"At equal latency {front} costs {costs}, against the front found for the device itself."
 
 
 def _cost(device: str, loss: Loss, metric: str) -> str:
