@@ -37,7 +37,7 @@ def named(experiment: Experiment) -> list[str]:
         ManynetError: for an objective, a condition or a device that is misspelt.
     """
     every = variants(experiment).values() if experiment.sweep else [experiment]
-    found = (canonical(one) for each in every for one in _references(each) if ".py:" not in one)
+    found = (canonical(one) for each in every for one in _references(each) if one and ".py:" not in one)
     return list(dict.fromkeys([OURS, *(one.partition(":")[0].split(".")[0] for one in found)]))
 
 
