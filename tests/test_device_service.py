@@ -24,7 +24,7 @@ from manynet.devices.journal import Journal
 from manynet.devices.lease import Lease
 from manynet.devices.name import DeviceName
 from manynet.devices.placement import Place
-from manynet.devices.service import DeviceService, Kind, Plan
+from manynet.devices.service import DeviceService, Kind, ServicePlan
 from manynet.devices.station import Inputs, Station
 
 EXAMPLE = (torch.ones(1, 16),)
@@ -182,7 +182,7 @@ class Served(DeviceService):
 
 def service(journal: Path | None) -> Served:
     """A service of one device, in this process."""
-    return Served(Plan([DeviceName.parse("host/torch")], "node", 0, journal and str(journal), RULES))
+    return Served(ServicePlan([DeviceName.parse("host/torch")], "node", 0, journal and str(journal), RULES))
 
 
 def test_a_journal_that_takes_long_to_write_is_not_written_over_the_last(

@@ -22,7 +22,8 @@ from manynet.cli import app
 from manynet.config.settings import SearchSettings
 from manynet.errors import ManynetError
 from manynet.records.ledger import Ledger, Record
-from manynet.search.evaluator import Evaluation, Provenance
+from manynet.search.evaluator import Provenance
+from manynet.search.outcome import Evaluation
 from manynet.search.runs import run
 from manynet.storage import StorageError, exists, join, local_copy, locate, read_json
 from manynet.telemetry.tensorboard import Events

@@ -19,6 +19,7 @@ from manynet.cli import app
 from manynet.config.settings import TrainSettings
 from manynet.records.ledger import Record
 from manynet.search_spaces import pit, vit
+from manynet.studies import alone
 from manynet.studies import scaling as scaling_study
 from manynet.studies.scaling import Comparison, Contender, ScalingStudy
 from manynet.studies.scaling_factors import Family, ScalingError, factors, nearest
@@ -329,9 +330,9 @@ def test_a_comparison_is_stopped_and_goes_on_without_training_again(
             raise KeyboardInterrupt
         return score(*args, **kwargs)
 
-    score = scaling_study.score
+    score = alone.score
     with monkeypatch.context() as patched:
-        patched.setattr(scaling_study, "score", stops)
+        patched.setattr(alone, "score", stops)
         with pytest.raises(KeyboardInterrupt):
             ScalingStudy(study, VIT, PIT, recipe=recipe, seeds=2).run()
     assert len([r for r in study.ledger.read() if r.kind == "anchor"]) == 1

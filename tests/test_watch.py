@@ -28,7 +28,7 @@ from manynet.cli.watching.study_folder import StudyStatus, read_study
 from manynet.cli.watching.view import line, page
 from manynet.errors import ManynetError
 from manynet.studies import devices as study_devices
-from manynet.studies import study
+from manynet.studies import on_record
 from manynet.telemetry import finalists_file as winners
 from manynet.telemetry import search_status as status
 from manynet.telemetry import training_status
@@ -237,7 +237,7 @@ def test_a_sweep_is_shown_as_a_row_a_study(tmp_path: Path) -> None:
 
 
 def test_the_files_are_those_that_a_run_writes() -> None:
-    assert study.EXPERIMENT == reading.EXPERIMENT
+    assert on_record.EXPERIMENT == reading.EXPERIMENT
     assert study_devices.FILE == reading.DEVICES
     assert f"supernet/{training_status.FILE}" == reading.TRAINING
     assert f"supernet/{training_loop.RESULT}" == reading.TRAINED
