@@ -17,14 +17,13 @@ from manynet.config.settings import FinalistsSettings, SearchSettings, Settings,
 from manynet.data import Data
 from manynet.data.own import is_spelled, recorded_name
 from manynet.latency import sources
-from manynet.records.conditions import check_columns, parse_conditions
+from manynet.records.conditions import parse_conditions
 from manynet.records.ledger import Ledger, Record
 from manynet.records.rank_correlation import RankingQuality
 from manynet.report import ReportContent, write_report
 from manynet.report.live import SECONDS_BETWEEN, refreshed
 from manynet.runtime.modules import find_again, located
 from manynet.runtime.ray_session import connect
-from manynet.search import checks
 from manynet.search.protocol import parse_goals
 from manynet.search.runs import search
 from manynet.space.fitting import fit_together
@@ -36,6 +35,7 @@ from manynet.studies.baseline import fit_baseline
 from manynet.studies.finalists import Exporter
 from manynet.studies.findings import Findings, best
 from manynet.studies.on_record import StudyError, recorded
+from manynet.studies.step_checks import check_step
 from manynet.studies.transfer import runs as transfers
 from manynet.studies.transfer.comparison import Transfer
 from manynet.telemetry import finalists_file
@@ -343,30 +343,7 @@ class Study:
 
     def _check(self, step: str, settings: Settings) -> None:
         on_record.check_same(self.folder, getattr(self.experiment, step), settings)
-        checks_of = {
-            "train": self._check_train,
-            "search": self._check_search,
-            "finalists": self._check_finalists,
-        }
-        checks_of[step](settings)  # type: ignore[operator]
-
-    def _check_train(self, settings: TrainSettings) -> None:
-        training.check(settings, "supernet")
-
-    def _check_search(self, settings: SearchSettings) -> None:
-        goals = parse_goals(settings, self.space.task)
-        checks.check(self.space, settings, goals)
-        devices.check(self.space, goals.devices, settings, self.folder)
-
-    def _check_finalists(self, settings: FinalistsSettings) -> None:
-        training.check(settings.finalist, "subnet")
-        training.check(settings.anchor, "subnet")
-        check_columns(parse_conditions(settings.where), self.space.task.columns)
-        if not self.experiment.space:
-            raise StudyError(
-                "finalists needs a space that can be found again: bind it to a name in a module or script, "
-                f"but {self.space.name!r} is bound to none"
-            )
+        check_step(settings, self.space, self.experiment.space, self.folder)
 
     def _device_names(self) -> list[str]:
         settings = self.experiment.search
