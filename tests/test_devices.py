@@ -308,7 +308,9 @@ def test_tool_refuses_what_it_cannot_do() -> None:
     for name in ("gpu/torch", "cuda/onnxruntime", "cuda/torch.compile", "cuda/openvino"):
         with pytest.raises(DeviceError, match=f"measures on processors .*, but got '{name}'"):
             tool_of(DeviceName.parse(name))
-    with pytest.raises(DeviceError, match="must be one of torch, .*, openvino, command, but got 'tflite'"):
+    with pytest.raises(
+        DeviceError, match="must be one of torch, .*, openvino, command or module:name, but got 'tflite'"
+    ):
         tool_of(DeviceName.parse("host/tflite"))
 
 

@@ -400,8 +400,8 @@ class Pair(mn.Supernet):
 
     def __init__(self) -> None:
         super().__init__()
-        self.expand = elastic.Linear(64, 4096)
-        self.head = elastic.Linear(4096, 2)
+        self.expand = elastic.Linear(64, 65536)
+        self.head = elastic.Linear(65536, 2)
 
     def forward(self, x: torch.Tensor, arch: mn.Architecture) -> torch.Tensor:
         output: torch.Tensor = self.head(self.expand(x, out_features=arch["hidden"]))
@@ -409,12 +409,12 @@ class Pair(mn.Supernet):
 
 
 def test_real_times_grow_with_what_is_computed() -> None:
-    domains = {"hidden": tune.choice([64, 4096])}
+    domains = {"hidden": tune.choice([64, 65536])}
     space = mn.SearchSpace("pair", domains, Pair, mn.tasks.Classification(num_classes=2), (64,))
     told: list[tuple[int, int]] = []
     table = measure_table(
         space, time_on_cpu, "made", "up", subnets=1, progress=lambda *state: told.append(state)
     )
     assert told == [(done, 5) for done in range(6)]
-    small, large = (table.milliseconds(space, {"hidden": hidden}) for hidden in (64, 4096))
+    small, large = (table.milliseconds(space, {"hidden": hidden}) for hidden in (64, 65536))
     assert 0 < 2 * small < large

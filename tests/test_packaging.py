@@ -82,7 +82,7 @@ def test_a_wheel_holds_all_that_the_folders_at_the_top_hold(wheel: Path) -> None
         n for n in names if "/example-files/" in n
     }
     assert "manynet/py.typed" in names
-    assert not [name for name in names if "test" in name or name.endswith(".pyc")]
+    assert not [name for name in names if "tests/" in name or "test_" in name or name.endswith(".pyc")]
 
 
 def test_a_wheel_says_its_licence(wheel: Path) -> None:

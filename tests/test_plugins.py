@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 
 import manynet as mn
@@ -234,13 +235,14 @@ def test_a_tool_that_cannot_be_is_one_clear_line(folder: Path, name: str, messag
 def test_a_tool_is_found_as_a_class_an_instance_and_by_the_label_it_serves(
     folder: Path, ray_cluster: None
 ) -> None:
+    home = ray.get_runtime_context().get_node_id()
     assert tool_of(DeviceName.parse("host/own_tool:one")) is references.load("own_tool:one")
-    assert [place.node for place in places(DeviceName.parse(DEVICE), "home")] == ["home"]
-    assert [place.node for place in places(DeviceName.parse("pi/own_tool:Board"), "home")] == ["home"]
+    assert [place.node for place in places(DeviceName.parse(DEVICE), home)] == [home]
+    assert [place.node for place in places(DeviceName.parse("pi/own_tool:Board"), home)] == [home]
     with pytest.raises(
         DeviceError, match="device must be one of .* or host/module:name, but got 'pi/own_tool:Plain'"
     ):
-        places(DeviceName.parse("pi/own_tool:Plain"), "home")
+        places(DeviceName.parse("pi/own_tool:Plain"), home)
 
 
 def test_a_tool_that_cannot_run_here_is_refused_before_training(

@@ -21,7 +21,7 @@ from manynet.report.parallel import parallel
 from manynet.storage import StorageError
 
 LATENCY = "latency@host/torch?threads=2"
-SECTIONS = ["pareto", "hypervolume", "front", "choices", "training", "ranking", "finalists"]
+SECTIONS = ["pareto", "hypervolume", "front", "choices", "training", "ranking", "finalists", "settings"]
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 
 
@@ -232,6 +232,7 @@ def test_an_empty_study_says_why_each_section_is_empty() -> None:
         "No training curve",
         "No anchor was trained alone",
         "No finalist has been trained yet.",
+        "No step is on record yet.",
     ):
         assert text in page.text
 

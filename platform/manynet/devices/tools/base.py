@@ -98,8 +98,8 @@ class Tool(ABC):
         return None
 
 
-def repeated(example: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
-    """Inputs ``(1, ...)`` repeated to ``(batch, ...)``, in memory of their own.
+def check_batch_of_one(example: tuple[Tensor, ...]) -> None:
+    """Refuse inputs other than ``(1, ...)``.
 
     Raises:
         ValueError: if an input's first dimension is not 1.
@@ -107,4 +107,13 @@ def repeated(example: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
     for tensor in example:
         if tensor.dim() == 0 or tensor.shape[0] != 1:
             raise ValueError(f"an example to measure must have batch 1, but got shape {tuple(tensor.shape)}")
+
+
+def repeated(example: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
+    """Inputs ``(1, ...)`` repeated to ``(batch, ...)``, in memory of their own.
+
+    Raises:
+        ValueError: if an input's first dimension is not 1.
+    """
+    check_batch_of_one(example)
     return tuple(tensor.detach().repeat(batch, *[1] * (tensor.dim() - 1)) for tensor in example)

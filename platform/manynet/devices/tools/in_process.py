@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from manynet.devices.errors import MeasurementError, typed_line
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing, time_run
-from manynet.devices.tools.base import Tool
+from manynet.devices.tools.base import Tool, check_batch_of_one
 
 
 class InProcessTool(Tool):
@@ -31,6 +31,7 @@ class InProcessTool(Tool):
     def prepare(
         self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
     ) -> Callable[[], Timing]:
+        check_batch_of_one(example)
         with refused():
             run = self.loaded(subnet, example, name)
             run()
