@@ -147,9 +147,11 @@ def test_a_killed_sweep_goes_on_to_the_same_end(
 
 
 def test_another_sweep_in_the_same_folder_is_refused(sweep: Sweep) -> None:
-    text = TEXT.replace("STUDY", sweep.folder).replace("steps: 80", "steps: 90")
+    text = TEXT.replace("STUDY", sweep.folder)
+    with pytest.raises(ManynetError, match="train of .* was begun with steps=80, but got 90"):
+        Sweep.begin(parse_experiment(text.replace("steps: 80", "steps: 90"), "x.yaml"))
     with pytest.raises(ManynetError, match="holds another experiment"):
-        Sweep.begin(parse_experiment(text, "x.yaml"))
+        Sweep.begin(parse_experiment(text, "x.yaml", ["sweep={train.seed: [0, 1]}"]))
 
 
 def test_names_of_studies_tell_their_values_apart() -> None:
