@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from manynet.config.experiment import Experiment
@@ -119,13 +119,8 @@ class Findings:
             refresh: seconds after which the page loads itself again.
         """
         searched, finalists = self.search_content(), self.finalists()
-        return ReportContent(
-            title=searched.title,
-            metric=searched.metric,
-            objectives=searched.objectives,
-            conditions=searched.conditions,
-            records=searched.records,
-            facts=searched.facts,
+        return replace(
+            searched,
             finalists=finalists,
             anchors=self.pairs(),
             ranking=self.ranking(),
