@@ -1,6 +1,6 @@
 """Joins a cluster whose second node differs from the first in one way after another; run by test_nodes.
 
-Prints one JSON line: what is said of each difference, null for none.
+Writes said.json into the given folder: what is said of each difference, null for none.
 """
 
 import json
@@ -90,7 +90,7 @@ def main(folder: Path) -> None:
             said["dies in time"] = str(time.monotonic() - start < nodes.SECONDS)
         else:
             cluster.remove_node(node)
-    print(json.dumps(said))
+    (folder / "said.json").write_text(json.dumps(said))
     ray.shutdown()
     cluster.shutdown()
 

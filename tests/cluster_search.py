@@ -1,6 +1,6 @@
-"""A search on a cluster of raylets, of which a device's node is killed in the middle; run by test_device_cluster.
+"""A search on a cluster of raylets, of which a device's node is killed in the middle; run by test_device_service.
 
-Prints one JSON line: records, the actors that measured them, and how the devices are at the end.
+Writes told.json into the given folder: records, the actors that measured them, and how the devices are at the end.
 """
 
 import json
@@ -104,7 +104,7 @@ def main(folder: Path) -> None:
         {"metrics": record.metrics, "actors": {m["device"]: m["actor"] for m in record.measurements}}
         for record in records
     ]
-    print(json.dumps(told))
+    (folder / "told.json").write_text(json.dumps(told))
     ray.shutdown()
     cluster.shutdown()
 

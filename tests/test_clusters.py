@@ -1,5 +1,6 @@
 """The files of ``clusters/``: each by its own schema, all by the rules that hold for every cluster."""
 
+import contextlib
 import json
 import os
 import re
@@ -453,13 +454,15 @@ def test_a_heads_job_finds_the_devices_and_nothing_listens_beyond_loopback(head:
                 time.sleep(0.1)
             # With a driver and an actor at work, whose ports these are too.
             processes = _processes(head.home)
-            names = " ".join(part for process in processes for part in process.cmdline())
-            listening = {
-                (process.name(), one.laddr.ip, one.laddr.port)
-                for process in processes
-                for one in process.net_connections("inet")
-                if one.status == psutil.CONN_LISTEN
-            }
+            names, listening = "", set()
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
+                    names += " ".join(process.cmdline())
+                    listening |= {
+                        (process.name(), one.laddr.ip, one.laddr.port)
+                        for one in process.net_connections("inet")
+                        if one.status == psutil.CONN_LISTEN
+                    }
         finally:
             marker.unlink(missing_ok=True)
         output, _ = job.communicate(timeout=120)

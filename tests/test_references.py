@@ -14,7 +14,7 @@ from manynet.references import UnknownNameError
 from manynet.search_spaces import vit
 
 SCRIPT = """
-import sys
+from pathlib import Path
 from ray import tune
 import manynet as mn
 
@@ -27,7 +27,7 @@ class Net(mn.Supernet):
 
 space = mn.SearchSpace("mine", {"width": tune.choice([8, 64])}, Net, mn.tasks.Classification(10), (1, 8, 8))
 print(mn.references.find(space))
-study = mn.Study(sys.argv[1], space)
+study = mn.Study(Path(__file__).parent / "run", space)
 print("past the study")
 """
 
@@ -57,7 +57,7 @@ def test_a_space_in_a_script_is_found_again_without_running_the_study(tmp_path: 
     script = tmp_path / "mine.py"
     script.write_text(SCRIPT)
     ran = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "run")],
+        [sys.executable, str(script)],
         capture_output=True,
         text=True,
         check=True,
