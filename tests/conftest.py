@@ -24,7 +24,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
 # Ray Train asks its workers every two seconds whether they are done, and tests train for less.
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+# A process more for each training, which waits for a machine of a cloud to be taken away.
+os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 
+# A process that a test starts imports a hundred modules of Manynet: compiled once, not by each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # On as many cores as Ray's workers use, threads would wait for each other.
 torch.set_num_threads(1)

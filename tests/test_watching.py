@@ -20,8 +20,9 @@ import manynet as mn
 from manynet.records.conditions import parse_conditions, parse_objectives
 from manynet.report import live
 from manynet.report.content import ReportContent
-from manynet.search.monitor import EVENTS, Monitor, MonitorError, monitored
+from manynet.search.monitor import EVENTS, Monitor
 from manynet.search.monitor_callback import MonitorCallback
+from manynet.search.monitored import MonitorError, monitored
 from manynet.search.tally import Result, SearchPlan, SearchTally
 from manynet.storage import StorageError
 from manynet.telemetry import metrics
@@ -402,7 +403,7 @@ def test_the_report_is_refreshed_while_the_run_goes_on(seen: Seen) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_study_is_searched_by_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manynet.search.monitor.PATIENCE", 0.0)
+    monkeypatch.setattr("manynet.search.monitored.PATIENCE", 0.0)
     one = plan(str(tmp_path))
     with monitored(one, ["accuracy"], []) as callback:
         callback.on_trial_complete(0, [], trial(0.5))

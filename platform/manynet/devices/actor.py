@@ -10,10 +10,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import ray
-from torch import Tensor, nn
 
 from manynet.devices.cores import kept, run_on
 from manynet.devices.errors import MeasurementError, typed_line
@@ -23,6 +22,10 @@ from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing
 from manynet.devices.tools import described, tool_of
 from manynet.devices.tools.base import Tool
+
+if TYPE_CHECKING:
+    # The device service, which holds no network, needs no PyTorch.
+    from torch import Tensor, nn
 
 CONVERSION_SECONDS = 900.0
 

@@ -2,9 +2,8 @@
 
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
@@ -12,7 +11,7 @@ GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 def fingerprint() -> str:
     """This machine in one line: processor model, cores, frequency policy, platform and torch version."""
     system = f"{platform.system()} {platform.machine()}"
-    return f"{_processor()}, {os.cpu_count()} cores, {_frequency()}, {system}, torch {torch.__version__}"
+    return f"{_processor()}, {os.cpu_count()} cores, {_frequency()}, {system}, torch {version('torch')}"
 
 
 def _frequency() -> str:

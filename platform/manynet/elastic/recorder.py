@@ -147,6 +147,11 @@ class PlainOperations(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # PyTorch would import its compiler, which takes longer than all of Manynet, to keep it away from this class.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

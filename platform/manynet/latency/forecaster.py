@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import ray
 
 from manynet.devices import DeviceName, Measurement
-from manynet.latency.predictor import LatencyPredictor
 from manynet.space.domains import Options
 from manynet.space.search_space import Architecture
+
+if TYPE_CHECKING:
+    from manynet.latency.predictor import LatencyPredictor
 
 FIRST = 20
 """Number of subnets measured before the first prediction."""
@@ -77,6 +79,9 @@ class Forecaster:
 
     def _fitted(self) -> LatencyPredictor:
         if self._predictor is None or len(self._known) >= GROWTH * self._predictor.count:
+            # Every study imports this module, and few predict: SciPy's optimizers take half a second to import.
+            from manynet.latency.predictor import LatencyPredictor
+
             archs, costs, times = zip(*self._known, strict=True)
             self._predictor = LatencyPredictor.fit(self._domains, archs, times, costs)
         return self._predictor

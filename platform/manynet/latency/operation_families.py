@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import RBFInterpolator
 
 from manynet.latency.operations import Operation
+
+if TYPE_CHECKING:
+    from scipy.interpolate import RBFInterpolator
 
 Array = NDArray[np.float64]
 
@@ -75,6 +78,9 @@ class Family:
         places = self._features(self._sizes)
         if len(self._varying) == 0:
             return None
+        # Every study imports this module, and few use a table: it takes half a second to import.
+        from scipy.interpolate import RBFInterpolator
+
         return RBFInterpolator(places[:, 1:], np.log(self._times) - places @ self._trend, kernel="linear")
 
 

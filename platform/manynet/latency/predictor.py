@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import block_diag
-from scipy.stats import kendalltau
 
 from manynet.errors import ManynetError
 from manynet.latency.encoding import Encoding
 from manynet.latency.gaussian_process import GaussianProcess, Kernel, Matrix, Vector
+from manynet.records.rank_correlation import kendall_tau
 from manynet.space.domains import Options
 
 MIN_ARCHITECTURES = 10
@@ -100,7 +100,7 @@ class LatencyPredictor:
         middle = scale.targets(np.median(times, keepdims=True))
         return cls(
             error=float(np.abs(held_out / times - 1).mean()),
-            tau=float(np.nan_to_num(kendalltau(held_out, times).statistic)),
+            tau=kendall_tau(held_out, times),
             count=len(times),
             noise=float(scale.prediction(middle, widening * np.array([process.noise])).deviation[0]),
             columns=columns,

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
+from numpy.typing import ArrayLike, NDArray
 
 from manynet.errors import ManynetError
 
@@ -66,6 +65,14 @@ class Correlation:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
+def kendall_tau(first: ArrayLike, second: ArrayLike) -> float:
+    """Kendall's tau-b of two scores of the same n things, each ``(n,)``: 0 where one of them is constant."""
+    # It takes a second to import, and every process of a study imports this module.
+    from scipy.stats import kendalltau
+
+    return float(np.nan_to_num(kendalltau(first, second).statistic))
+
+
 def kendall(
     shared: Sequence[float], alone: Sequence[float], seed: int = 0, resamples: int = RESAMPLES
 ) -> RankingQuality:
@@ -85,7 +92,7 @@ def kendall(
         RankingError: the lengths differ, n < 3, or a score is not finite.
     """
     scores = _checked(shared, alone)
-    tau = float(np.nan_to_num(stats.kendalltau(*scores).statistic))
+    tau = kendall_tau(*scores)
     low, high = np.percentile(_resampled_tau(scores, _counts(len(shared), seed, resamples)), [2.5, 97.5])
     return RankingQuality(tau, float(low), float(high), len(shared))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import math
@@ -19,6 +18,7 @@ from ray.exceptions import GetTimeoutError
 
 from manynet.errors import OutOfService
 from manynet.records.ledger import Ledger, Record, record_key
+from manynet.search.gate import Gate
 from manynet.search.outcome import Evaluation, Failure, to_result
 
 logger = logging.getLogger(__name__)
@@ -77,25 +77,6 @@ class Provenance:
             self.data,
             self.protocol,
         )
-
-
-class Gate:
-    """Barrier: evaluators start together once all of them are up.
-
-    Tune gives a trial whose evaluator is still starting to any idle evaluator, and then drops the
-    starting one. Without the barrier, the first evaluator would run all quick candidates alone.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._missing = count
-        self._complete = asyncio.Event()
-
-    async def arrive(self) -> None:
-        """Return once ``count`` evaluators have called this."""
-        self._missing -= 1
-        if self._missing <= 0:
-            self._complete.set()
-        await self._complete.wait()
 
 
 PATIENCE = 60.0

@@ -23,7 +23,7 @@ from manynet.search import trackers
 from manynet.search import tune as tune_run
 from manynet.search.checks import SearchError, check
 from manynet.search.evaluator import Prepare, Provenance
-from manynet.search.monitor import monitored
+from manynet.search.monitored import monitored
 from manynet.search.progress import Progress
 from manynet.search.protocol import parse_goals, provenance
 from manynet.search.scoring import Lease, Measure, Scoring

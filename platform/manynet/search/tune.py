@@ -14,7 +14,8 @@ from ray import tune
 from ray.actor import ActorHandle
 
 from manynet.records.ledger import Ledger
-from manynet.search.evaluator import Evaluator, Gate, Prepare, Provenance
+from manynet.search.evaluator import Evaluator, Prepare, Provenance
+from manynet.search.gate import Gate
 from manynet.search.searcher import ArchitectureSearcher
 from manynet.storage import absolute
 

@@ -31,7 +31,6 @@ from manynet.space.search_space import SearchSpace, described
 from manynet.space.subnet import cost
 from manynet.storage import absolute, basename, check_writable, join
 from manynet.studies import devices, on_record
-from manynet.studies.baseline import fit_baseline
 from manynet.studies.finalists import Exporter
 from manynet.studies.findings import Findings, best
 from manynet.studies.on_record import StudyError, recorded
@@ -271,6 +270,9 @@ class Study:
 
         None for large data, on which it would take too long.
         """
+        # scikit-learn takes a second to import, and only this step needs it.
+        from manynet.studies.baseline import fit_baseline
+
         return fit_baseline(self.data, self.space.task)
 
     def report(self) -> str:

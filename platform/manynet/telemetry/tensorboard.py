@@ -33,10 +33,11 @@ class Events:
 
     def __init__(self, address: str | Path, purge_step: int | None = None) -> None:
         # Slow to import, and many processes write no events.
-        from tensorboard.compat.proto import event_pb2  # type: ignore[import-untyped]
-        from torch.utils.tensorboard import summary
+        from tensorboard.compat.proto import event_pb2, summary_pb2  # type: ignore[import-untyped]
+        from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-untyped]
 
-        self._event, self._summary = event_pb2, summary
+        # Not PyTorch's functions, which return the same: a search's monitor needs no PyTorch otherwise.
+        self._event, self._summary, self._text = event_pb2, summary_pb2.Summary, text_pb
         self._folder, self._local = str(address), is_local(address)
         self._flushed = time.monotonic()
         self._begin()
@@ -46,11 +47,12 @@ class Events:
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Add a point to the curve ``name``."""
-        self._write(step=step, summary=self._summary.scalar(name, value))
+        point = self._summary.Value(tag=name, simple_value=value)
+        self._write(step=step, summary=self._summary(value=[point]))
 
     def text(self, name: str, text: str, step: int) -> None:
         """Add a text."""
-        self._write(step=step, summary=self._summary.text(name, text))
+        self._write(step=step, summary=self._text(f"{name}/text_summary", text))
 
     def flush(self, now: bool = False) -> None:
         """Write buffered events; on an object store at most every 15 s, unless ``now``."""

@@ -64,13 +64,19 @@ class TrainingLog:
         self._architecture = described(arch)
         self._events.text("found", self._architecture, step)
 
-    def rows(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Rewrite the curves as a whole: a resumed run repeats no row, and object stores cannot append."""
+    def rows(self, rows: Sequence[Mapping[str, float]], losses: Mapping[str, float]) -> None:
+        """Rewrite the curves as a whole: a resumed run repeats no row, and object stores cannot append.
+
+        Args:
+            rows: all evaluations, the newest last.
+            losses: of the newest row's step, which :meth:`step` logs only where seconds have passed.
+        """
         if self._silent:
             return
         metric, step = self._about["metric"], int(rows[-1]["step"])
         self._scores = {name: value for name, value in rows[-1].items() if name.split("/")[-1] == metric}
-        self._add(step, {name: value for name, value in rows[-1].items() if name not in ("step", "loss")})
+        values = {name: value for name, value in rows[-1].items() if name not in ("step", "loss")}
+        self._add(step, {**losses, **values})
         self._export(step, rows[-1]["learning_rate"], rows[-1]["loss"])
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_bytes(join(self._folder, CURVES), text.encode())

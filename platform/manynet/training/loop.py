@@ -219,15 +219,16 @@ class Training:
         self._losses = []
         step = self.learner.step
         rate = learning_rate(step - 1, self.job.settings)
-        # Other losses belong to one step: there is no mean of them.
-        extra = {name: float(value) for name, value in logged.items() if not name.endswith("loss")}
+        values = {name: float(value) for name, value in logged.items()}
+        # Losses belong to one step: the row has the mean of one of them, and none of the others.
+        losses = {name: values.pop(name) for name in list(values) if name.endswith("loss")}
         self.rows.append(
-            {"step": step, "loss": float(loss), "learning_rate": rate, **extra, **self._metrics()}
+            {"step": step, "loss": float(loss), "learning_rate": rate, **values, **self._metrics()}
         )
         architecture = self.learner.strategy.found()
         if architecture is not None:
             self._log.found(step, architecture)
-        self._log.rows(self.rows)
+        self._log.rows(self.rows, losses)
 
     def _metrics(self) -> dict[str, float]:
         """Validation metrics of the monitored subnets."""

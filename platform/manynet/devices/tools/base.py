@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from manynet.devices.errors import DeviceError
 from manynet.devices.fingerprint import fingerprint
 from manynet.devices.lease import Lease
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing
+
+if TYPE_CHECKING:
+    # The device service, which holds no network, needs no PyTorch.
+    from torch import Tensor, nn
 
 
 class Tool(ABC):

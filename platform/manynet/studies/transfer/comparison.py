@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from manynet.errors import ManynetError
 from manynet.records.conditions import LATENCY
 from manynet.records.ledger import Record
 from manynet.records.pareto import Floats, front
-from manynet.records.rank_correlation import FEWEST, RESAMPLES, RankingQuality, kendall
+from manynet.records.rank_correlation import FEWEST, RESAMPLES, RankingQuality, kendall, kendall_tau
 
 # Beyond this many subnets the interval's own noise is far below its width, and resamples cost n squared.
 MANY, RESAMPLES_OF_MANY = 500, 1_000
@@ -222,7 +221,7 @@ def _plain_tau(first: Floats, second: Floats) -> float | None:
     both = np.isfinite(first) & np.isfinite(second)
     if both.sum() < FEWEST:
         return None
-    return float(np.nan_to_num(stats.kendalltau(first[both], second[both]).statistic))
+    return kendall_tau(first[both], second[both])
 
 
 def _column(records: Sequence[Record], column: str) -> Floats:
