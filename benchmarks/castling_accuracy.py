@@ -115,7 +115,7 @@ def accuracies(
     """Test accuracy of each seed."""
     steps = round(given.epochs * len(images.train) / given.batch)
     recipe = TrainSettings(
-        strategy=contender.strategy, steps=steps, batch_size=given.batch, learning_rate=2e-3,
+        strategy=contender.strategy, steps=steps, batch_size=given.batch, learning_rate=2e-3, workers=0,
         evaluate_every=steps, checkpoint_every=steps,
     )  # fmt: skip
     arch = space.canonical(SHAPE)

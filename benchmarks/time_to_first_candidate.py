@@ -146,7 +146,7 @@ def measure(address: str, folder: Path, number: int, given: Namespace) -> dict[s
         "study": str(study),
         "space": "search_spaces.vit:tiny",
         "data": "digits",
-        "train": {"steps": given.steps, "workers": 1, "evaluate_every": given.steps},
+        "train": {"steps": given.steps, "workers": 0, "evaluate_every": given.steps},
     }
     search = {"evaluations": given.evaluations, "evaluators": given.evaluators}
     for file, content in {"train": experiment, "search": {**experiment, "search": search}}.items():

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 # pytest's own `pythonpath` reaches only this process; Ray's workers read the variable.
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(ROOT / "platform"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    [str(ROOT / "platform"), str(ROOT / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
 # Ray Train asks its workers every two seconds whether they are done, and tests train for less.

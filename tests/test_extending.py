@@ -20,7 +20,7 @@ from manynet.studies.made_with import made_with
 from manynet.studies.on_record import StudyError, recorded
 from manynet.training.runs import Trained
 
-FAST: dict[str, Any] = {"batch_size": 32, "augment": "none", "learning_rate": 3e-3}
+FAST: dict[str, Any] = {"workers": 0, "batch_size": 32, "augment": "none", "learning_rate": 3e-3}
 FINALISTS = {**FAST, "count": 1, "steps": 2, "anchors": 3, "anchor_steps": 2}
 
 

@@ -28,8 +28,8 @@ SCRIPTS = sorted(JOBS.glob("*.sh"))
 RAY = Path(sys.executable).parent / "ray"
 SETTINGS: dict[str, dict[str, Any]] = {
     "train": {"steps": 12, "workers": 1, "evaluate_every": 12},
-    "search": {"evaluations": 3, "evaluators": 2, "validation_examples": 64, "calibration_batches": 1},
-    "finalists": {"count": 1, "anchors": 0, "steps": 4, "workers": 1},
+    "search": {"evaluations": 3, "evaluators": 1, "validation_examples": 64, "calibration_batches": 1},
+    "finalists": {"count": 1, "anchors": 0, "steps": 4, "workers": 0},
 }
 SHRUNK = [
     f"--set={step}.{key}={value}" for step, settings in SETTINGS.items() for key, value in settings.items()

@@ -58,16 +58,17 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def study(ray_cluster: None, board: Path, tmp_path_factory: pytest.TempPathFactory) -> mn.Study:
     made = mn.Study(tmp_path_factory.mktemp("latencies") / "run", f"{__file__}:space", data="digits")
-    made.train(steps=1, batch_size=8)
+    made.train(steps=1, batch_size=8, workers=0)
     made.search(
         objectives=["accuracy:max", f"latency@{PREDICTED}:min", f"latency@{LOOKED_UP}:min"],
         sampler="random",
         evaluations=FIRST + 12,
+        evaluators=1,
         validation_examples=32,
         prediction_deviation=0.5,  # a busy machine must not decide what is predicted
         tables={"board/torch": str(board)},
     )
-    made.finalists(count=2, steps=1, anchors=0)
+    made.finalists(count=2, steps=1, anchors=0, workers=0)
     return made
 
 

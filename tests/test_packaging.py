@@ -150,7 +150,7 @@ SHRUNK = {
     "study": "run",
     "train.strategy": "trainers.mine:Mine",
     "train.steps": 2,
-    "train.workers": 1,
+    "train.workers": 0,
     "train.evaluate_every": 2,
     "search.evaluations": 2,
     "search.objectives": '["accuracy:max"]',

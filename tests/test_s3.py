@@ -36,7 +36,7 @@ EXPERIMENT: dict[str, Any] = {
     "data": "digits",
     "train": {**FAST, "strategy": "trainers.single_path:SinglePath", "steps": STEPS, "checkpoint_every": 10},
     "search": {"objectives": ["accuracy:max", "macs:min"], "evaluations": EVALUATIONS, "evaluators": 2},
-    "finalists": {**FAST, "count": 1, "steps": 4, "anchors": 0},
+    "finalists": {**FAST, "workers": 0, "count": 1, "steps": 4, "anchors": 0},
 }
 EXPORTS = {"arch.json", "weights.safetensors", "model.onnx", "model.pt2"}
 

@@ -318,6 +318,7 @@ def test_a_comparison_is_stopped_and_goes_on_without_training_again(
     recipe = TrainSettings(
         strategy="trainers.finetune:FineTune",
         steps=2,
+        workers=0,
         batch_size=8,
         evaluate_every=2,
         checkpoint_every=2,

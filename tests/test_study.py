@@ -31,7 +31,15 @@ ROOT = Path(__file__).parent.parent
 FAST: dict[str, Any] = {"batch_size": 32, "augment": "none", "learning_rate": 3e-3}
 TRAIN = {**FAST, "steps": 60, "evaluate_every": 60, "checkpoint_every": 20}
 SEARCH = {"objectives": ["accuracy:max", "latency@host/torch:min"], "evaluations": 6, "evaluators": 2}
-FINALISTS = {**FAST, "count": 2, "steps": 10, "anchors": 3, "anchor_steps": 10, "evaluate_every": 10}
+FINALISTS = {
+    **FAST,
+    "workers": 0,
+    "count": 2,
+    "steps": 10,
+    "anchors": 3,
+    "anchor_steps": 10,
+    "evaluate_every": 10,
+}
 
 
 class Net(mn.Supernet):

@@ -45,12 +45,13 @@ train:
   strategy: trainers.differentiable:Differentiable
   strategy_options: {{strength: 3.0, learning_rate: 0.1, every: 1}}
   steps: 80
+  workers: 0
   batch_size: 32
   learning_rate: 5e-3
   evaluate_every: 40
   checkpoint_every: 20
 search: {{objectives: [accuracy:max, macs:min], evaluations: 1, evaluators: 1}}
-finalists: {{start: random, steps: 40, batch_size: 32, learning_rate: 5e-3, count: 1, anchors: 0, evaluate_every: 40}}
+finalists: {{start: random, workers: 0, steps: 40, batch_size: 32, learning_rate: 5e-3, count: 1, anchors: 0, evaluate_every: 40}}
 sweep: {{train.strategy_options.target: {list(TARGETS)}}}
 """
 

@@ -421,6 +421,7 @@ def test_search_marks_what_a_tool_cannot_convert_and_goes_on(
         objectives=["accuracy:max", "latency@host/onnxruntime:min"],
         sampler_options={"population_size": 4},
         evaluations=4,
+        evaluators=1,
         validation_examples=64,
         calibration_batches=1,
         batch_size=64,

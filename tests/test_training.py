@@ -1,6 +1,7 @@
 """Training on Ray Train workers: results, resume after kills, damaged checkpoints, several workers."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -67,6 +68,22 @@ def test_the_newest_two_checkpoints_are_kept(straight):
     assert [c.step for c in found] == [50, 40]
     for each in found:
         each.verify()
+
+
+def test_the_drivers_process_trains_as_a_worker_does_and_stays_as_it_was(straight, tmp_path):
+    numbers, level = torch.get_rng_state(), logging.getLogger().level
+    torch.set_num_threads(2)
+    try:
+        settings = TrainSettings(**{**SETTINGS, "workers": 0})
+        trained = train_supernet(tiny, digits(), settings, tmp_path, validation_examples=50)
+        threads = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(1)
+    assert trained.digest == straight[1].digest
+    assert trained.curves == straight[1].curves
+    assert [c.step for c in checkpoint.find(f"{tmp_path}/checkpoints")] == [50, 40]
+    assert (threads, logging.getLogger().level) == (2, level)
+    assert torch.equal(torch.get_rng_state(), numbers)
 
 
 def test_trained_already_is_returned_and_other_settings_are_refused(straight):
@@ -155,7 +172,8 @@ def test_a_run_that_is_interrupted_killed_and_damaged_ends_with_the_same_weights
         path.unlink()
     Path(newest.folder).rmdir()
     assert checkpoint.find(f"{tmp_path}/checkpoints")[0] == before
-    resumed = train_supernet(tiny, digits(), settings, tmp_path, validation_examples=50)
+    here = settings.model_copy(update={"workers": 0})
+    resumed = train_supernet(tiny, digits(), here, tmp_path, validation_examples=50)
     assert resumed.digest == straight[1].digest
     assert resumed.curves == straight[1].curves
 

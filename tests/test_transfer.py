@@ -359,7 +359,7 @@ def test_a_study_transfers_on_real_devices_and_resumes(ray_cluster: None, tmp_pa
     study = mn.Study(tmp_path / "run", f"{__file__}:space", data="digits")
     with pytest.raises(ManynetError, match="transfer needs search to have run"):
         study.transfer(A, ["host/torch?batch=4"])
-    study.train(batch_size=32, augment="none", steps=10, evaluate_every=10, checkpoint_every=10)
+    study.train(workers=0, batch_size=32, augment="none", steps=10, evaluate_every=10, checkpoint_every=10)
     study.search(objectives=["accuracy:max", f"latency@{A}:min"], evaluations=5, evaluators=1)
     with pytest.raises(DeviceError, match="moon/torch"):
         study.transfer(A, ["host/torch?batch=4", "moon/torch"])

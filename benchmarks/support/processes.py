@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -23,11 +22,11 @@ def in_own_process(work: Callable[P, T], *arguments: P.args, **options: P.kwargs
 
 @contextmanager
 def local_ray(cpus: int) -> Iterator[None]:
-    """A Ray of this machine alone, with so many CPUs and no dashboard; the one at ``RAY_ADDRESS`` where that is set."""
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False)
-    else:
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+    """A Ray of this machine alone, with so many CPUs and no dashboard; the one of this process where it has one."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -95,7 +96,9 @@ class Recipe(Settings):
     strategy_options: dict[str, Scalar] = Field(default_factory=dict, description="arguments of the strategy")
     steps: PositiveInt = Field(1000, description="optimizer steps")
     batch_size: PositiveInt = Field(64, description="examples a step, over all workers together")
-    workers: Annotated[PositiveInt, Role.EFFORT] = Field(1, description="Ray Train workers")
+    workers: Annotated[NonNegativeInt, Role.EFFORT] = Field(
+        1, description="Ray Train workers; 0 trains in the driver's process, which starts at once"
+    )
     threads: Annotated[PositiveInt, Role.EFFORT] = Field(1, description="CPU threads a worker")
     optimizer: Literal["adamw", "adagrad"] = Field(
         "adamw", description="of all but embedding tables, which always learn by Adagrad"

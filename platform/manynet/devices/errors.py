@@ -4,11 +4,11 @@ from manynet.errors import ManynetError, OutOfService
 
 
 class DeviceError(ManynetError):
-    """A device name is wrong, or nobody serves it."""
+    """A device name is wrong, or no node serves it."""
 
 
 class DeviceLostError(DeviceError, OutOfService):
-    """All that served a device name are gone."""
+    """No device of a name is left."""
 
 
 class MeasurementError(DeviceError):

@@ -24,6 +24,7 @@ from manynet.errors import ManynetError
 
 START_SECONDS = 180.0
 TRIES = 2
+"""Measurements of the reference before a time that is far off counts."""
 T = TypeVar("T")
 Inputs = list["ray.ObjectRef[Any]"]
 """References to a network and to its example inputs: not the things, which would be copied to whoever is asked."""
@@ -151,7 +152,7 @@ class Station:
         return await asyncio.to_thread(is_alive, self.place.node)
 
     def lose(self, why: str) -> None:
-        """Give it up."""
+        """Give the device up: it is not started again."""
         self.state, self._why = "lost", why
         self.close()
 

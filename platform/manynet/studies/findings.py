@@ -53,6 +53,11 @@ class Findings:
         return Ledger(join(self.folder, "ledger"))
 
     @cached_property
+    def records(self) -> list[Record]:
+        """The ledger as it was when first asked for: one snapshot, and one reading, for a whole report."""
+        return self.ledger.read()
+
+    @cached_property
     def goals(self) -> Goals:
         """What the search is for."""
         return parse_goals(self._search, self.space.task)
@@ -73,7 +78,7 @@ class Findings:
         if self.experiment.search is None or self.trained is None:
             return []
         made = provenance(self.space, self.trained.digest, self.data, self._search, self.goals).made
-        return [record for record in self.ledger.read() if made(record)]
+        return [record for record in self.records if made(record)]
 
     def finalists(self) -> list[Record]:
         """The finalists on disk, the best by the task's metric on the test split first."""
@@ -137,7 +142,7 @@ class Findings:
 
     def _handed_over(self) -> list[Record]:
         step = self.finalists_step
-        return [] if step is None else [record for record in self.ledger.read() if step.made(record)]
+        return [] if step is None else [record for record in self.records if step.made(record)]
 
 
 def best(records: Sequence[Record], task: Task, column: str | None = None, where: str = "") -> Record:

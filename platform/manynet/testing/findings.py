@@ -16,45 +16,45 @@ T = TypeVar("T")
 
 
 class Findings:
-    """Collects sentences; a rule that is broken many times is told of once, by its first case."""
+    """Collects sentences; a rule that is broken many times gives one, of its first case."""
 
     def __init__(self) -> None:
-        self._found: dict[str, str] = {}
+        self._sentences: dict[str, str] = {}
 
     def expect(self, holds: object, rule: str, got: str) -> bool:
         """Note ``"<rule>, but <got>."`` unless the rule holds; whether it does."""
         if not holds:
             text = " ".join(f"{rule}, but {got}".split())
-            self._found.setdefault(rule, f"{text[0].upper()}{text[1:].rstrip('.')}.")
+            self._sentences.setdefault(rule, f"{text[0].upper()}{text[1:].rstrip('.')}.")
         return bool(holds)
 
     @contextmanager
     def trying(self, rule: str) -> Iterator[None]:
-        """An error within is a finding under ``rule``, and ends what is within."""
+        """An error in the block is a finding under ``rule``, and ends the block."""
         try:
             yield
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may fail in any way
-            self.expect(False, rule, f"raised {told(error)}")
+            self.expect(False, rule, f"raised {one_line(error)}")
 
     @contextmanager
     def refusing(self, error: type[Exception], rule: str) -> Iterator[None]:
-        """What is within must raise ``error``; nothing, or another error, is a finding."""
+        """The block must raise ``error``; no error, or another one, is a finding."""
         try:
             yield
         except error:
             return
         except (Exception, SystemExit) as other:  # noqa: BLE001 - a plug-in may fail in any way
-            self.expect(False, f"{rule} must raise {error.__name__}", f"raised {told(other)}")
+            self.expect(False, f"{rule} must raise {error.__name__}", f"raised {one_line(other)}")
         else:
             self.expect(False, f"{rule} must raise {error.__name__}", "raised nothing")
 
     @property
     def sentences(self) -> list[str]:
         """All findings, in the order they were made."""
-        return list(self._found.values())
+        return list(self._sentences.values())
 
     def __bool__(self) -> bool:
-        return bool(self._found)
+        return bool(self._sentences)
 
 
 def require(findings: Sequence[str]) -> None:
@@ -67,8 +67,8 @@ def require(findings: Sequence[str]) -> None:
         raise AssertionError("\n".join(["the plug-in must keep its contract, but:", *findings]))
 
 
-def told(error: BaseException) -> str:
-    """An error's type and text, in one line that is no page."""
+def one_line(error: BaseException) -> str:
+    """An error's type and text in one line, of 300 characters at most."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 

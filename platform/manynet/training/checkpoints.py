@@ -22,6 +22,8 @@ from manynet.storage import basename, exists, join, locate, open_output, read_js
 
 MANIFEST = "manifest.json"
 STATE = "state.pt"
+KEPT = 2
+"""Checkpoints of a job that stay: the newest, and one for the case that it is damaged."""
 _CHUNK = 2**22
 
 

@@ -97,15 +97,21 @@ class Worker:
 
 def run(config: Mapping[str, Any]) -> None:
     """Train all jobs of ``config["work"]``, an object reference to :class:`Work`."""
-    # Ray Train logs each report at level INFO, to a logger that its own setting does not reach.
-    logging.getLogger().setLevel(logging.WARNING)
-    keep_freed_memory()
     work: Work = ray.get(config["work"])
+    if work.jobs[0].settings.workers:
+        _set_up_process()
     context = ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     for job in work.jobs:
         torch.set_num_threads(job.settings.threads)
         Training(job, work, worker).run()
+
+
+def _set_up_process() -> None:
+    """Set up a worker's process; the driver's stays as it is."""
+    # Ray Train logs each report at level INFO, to a logger that its own setting does not reach.
+    logging.getLogger().setLevel(logging.WARNING)
+    keep_freed_memory()
 
 
 class Training:
@@ -194,6 +200,9 @@ class Training:
                 checkpoint=self._save(state) if state is not None and self.worker.rank == 0 else None,
                 checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
             )
+        if saving and not settings.workers:
+            # Ray Train does it where there are workers.
+            checkpoint.prune(join(self.work.folder, CHECKPOINTS), checkpoint.KEPT)
 
     def _save(self, learner_state: Mapping[str, Any]) -> ray.train.Checkpoint:
         """Write a checkpoint directly to the run's folder, without a copy; the manifest comes last."""

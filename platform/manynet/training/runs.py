@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import ray
+import torch
 from ray.exceptions import RayActorError
 from ray.train import (
     CheckpointConfig,
@@ -58,7 +60,6 @@ __all__ = [
     "train_supernet",
 ]
 
-_KEPT = 2
 # Workers wait for each other during a validation; Ray Train itself detects dead workers.
 _COLLECTIVE_SECONDS = 24 * 3600
 
@@ -149,7 +150,7 @@ def check(settings: TrainSettings, trains: str) -> None:
         TrainingError: for a strategy that does not exist or does not fit, or a batch that workers cannot share evenly.
     """
     load_strategy(settings.strategy, settings.strategy_options, trains)
-    if settings.batch_size % settings.workers:
+    if settings.workers and settings.batch_size % settings.workers:
         raise TrainingError(
             f"batch_size must be a multiple of workers, but got {settings.batch_size} and {settings.workers}"
         )
@@ -194,16 +195,18 @@ def _train(
         check_packages(data)
         _check_checkpoints(missing, folder)
         _check_cluster(missing[0].settings)
-        checkpoint.prune(join(folder, CHECKPOINTS), _KEPT)
+        checkpoint.prune(join(folder, CHECKPOINTS), checkpoint.KEPT)
         _run(Work(space, data, missing, folder, validation_examples))
         # A supernet's last checkpoints may be useful later; a finished subnet's result replaces its own.
-        checkpoint.prune(join(folder, CHECKPOINTS), _KEPT if jobs[0].arch is None else 0)
+        checkpoint.prune(join(folder, CHECKPOINTS), checkpoint.KEPT if jobs[0].arch is None else 0)
     return [required(job) for job in jobs]
 
 
 def _run(work: Work) -> None:
     settings = work.jobs[0].settings
-    gpu = _cluster("GPU") >= settings.workers
+    gpu = 0 < settings.workers <= _cluster("GPU")
+    # Without workers it logs each report at level INFO.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     filesystem, path = locate(join(work.folder, CHECKPOINTS))
     trainer = TorchTrainer(
         training_loop.run,
@@ -219,11 +222,11 @@ def _run(work: Work) -> None:
             # Checkpoints must be on a filesystem equal to this one.
             storage_path=path,
             storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
+            checkpoint_config=CheckpointConfig(num_to_keep=checkpoint.KEPT),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with training_bar(join(work.folder, training_status.FILE)), _interrupt_handler_restored():
+    with training_bar(join(work.folder, training_status.FILE)), _interrupt_handler_restored(), _driver_kept():
         try:
             trainer.fit()
         except TrainingFailedError as error:
@@ -266,6 +269,17 @@ def _interrupt_handler_restored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _driver_kept() -> Iterator[None]:
+    """Restore the driver's threads and random numbers, which training without workers sets."""
+    threads = torch.get_num_threads()
+    try:
+        with torch.random.fork_rng(devices=range(min(1, torch.cuda.device_count()))):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _check_checkpoints(jobs: Sequence[TrainingJob], folder: str) -> None:
