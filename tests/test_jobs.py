@@ -214,7 +214,7 @@ def test_a_space_of_ones_own_in_a_folder_of_ones_own_runs_on_several_nodes(
     (own / "my_net.py").write_text(OWN_NET)
     (own / "study.py").write_text(OWN_STUDY)
     search = {**SETTINGS["search"], "objectives": ["accuracy:max", "macs:min"]}
-    settings = json.dumps({"train": SETTINGS["train"], "search": search})
+    settings = json.dumps({"train": {**SETTINGS["train"], "workers": 0}, "search": search})
     ran = head.run(sys.executable, JOBS / "own_space.py", own, "study.py", study, settings, cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     assert f"report is {study}/report.html" in ran.stdout

@@ -238,6 +238,23 @@ def test_a_torn_file_is_set_aside_and_the_rest_is_read(ledger: Ledger, damage: A
         assert len(ledger.read()) == 3
 
 
+def test_a_file_that_is_read_while_it_is_written_is_not_torn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, whole, reads = Ledger(tmp_path), Ledger._content, []
+    ledger.write(record())
+
+    def first_half_first(self: Ledger, info: Any) -> Any:
+        reads.append(info)
+        content = whole(self, info)
+        return content[: content.size // 2] if len(reads) == 1 else content
+
+    monkeypatch.setattr(Ledger, "_content", first_half_first)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ledger.read() == [record()]
+
+
 def test_a_second_torn_file_of_a_name_does_not_replace_the_first(ledger: Ledger) -> None:
     ledger.write(record())
     for content in (b"first", b"second"):

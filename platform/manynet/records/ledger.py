@@ -185,14 +185,24 @@ class Ledger:
         # Object stores answer slowly, but many requests at once.
         with ThreadPoolExecutor(_READERS) as readers:
             for info, content in zip(files, readers.map(self._content, files), strict=True):
-                try:
-                    table = _decode(content)
-                except (pa.ArrowException, OSError) as error:
-                    self._set_aside(info.base_name, error)
-                    continue
-                names.append(info.base_name)
-                records += _records(table, info.path)
+                table = self._table(info, content)
+                if table is not None:
+                    names.append(info.base_name)
+                    records += _records(table, info.path)
         return _distinct(records), names
+
+    def _table(self, info: pyarrow.fs.FileInfo, content: pa.Buffer) -> pa.Table | None:
+        """The table of a file; None for a torn one, which is set aside."""
+        try:
+            return _decode(content)
+        except (pa.ArrowException, OSError):
+            # Not every store that speaks S3 shows a file only once it is whole.
+            again = self._content(info)
+        try:
+            return _decode(again)
+        except (pa.ArrowException, OSError) as error:
+            self._set_aside(info.base_name, error)
+            return None
 
     def _content(self, info: pyarrow.fs.FileInfo) -> pa.Buffer:
         """Read a whole file. Storage errors are raised: only a file's content may count as torn."""
@@ -215,7 +225,7 @@ class Ledger:
         warnings.warn(
             f"ledger file {name} is torn ({first_line(error)}); set aside as {torn}",
             TornFileWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
     def _delete(self, name: str) -> None:
