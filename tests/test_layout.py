@@ -1,6 +1,8 @@
 """Layout rules: layers, circles, and names that must not exist."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -128,3 +130,24 @@ def test_the_standard_library_module_is_not_shadowed(folder: str) -> None:
     # A package named `platform` on sys.path replaces Python's own and breaks numpy, torch and Ray.
     assert not (ROOT / folder / "__init__.py").exists()
     assert not (ROOT / "tests" / "platform" / "__init__.py").exists()
+
+
+STARTS = """
+import sys
+
+def without(*names):
+    found = [name for name in names if name in sys.modules]
+    assert not found, found
+
+import manynet.search.monitor, manynet.devices.service, manynet.search.gate
+without("torch", "ray.tune")
+import manynet.studies.study, manynet.search.evaluator
+from manynet.search_spaces.vit import tiny
+tiny.read(tiny.smallest)
+without("torch._dynamo", "scipy", "sklearn", "tensorboard", "onnx", "timm")
+"""
+
+
+def test_processes_import_only_what_they_use() -> None:
+    # Each module here took longer to import than all of Manynet, in every process of a search.
+    subprocess.run([sys.executable, "-c", STARTS], check=True)

@@ -156,3 +156,33 @@ def test_multiply_adds_are_those_that_pytorch_counts() -> None:
         with torch.no_grad(), PlainOperations() as plain:
             net.to("meta")(torch.empty(1, 3, 5, 5, device="meta"), arch)
         assert plain.macs == metered(net, arch).macs
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dim"),
+    [([(2, 3), (4, 3)], 0), ([(2, 3), (2, 1), (2, 5)], -1), ([(3,), (0,)], 0), ([(2, 3)], 1)],
+)
+def test_a_concatenation_is_as_large_as_pytorchs(shapes: list[tuple[int, ...]], dim: int) -> None:
+    with PlainOperations():
+        joined = torch.cat([torch.empty(shape, device="meta") for shape in shapes], dim)
+    assert (joined.shape, joined.device.type) == (
+        torch.cat(list(map(torch.empty, shapes)), dim).shape,
+        "meta",
+    )
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dim", "message"),
+    [([(2, 3), (4, 3)], 1, "Sizes of tensors must match"), ([(2,), (3,)], 1, "Dimension out of range")],
+)
+def test_a_concatenation_that_does_not_fit_is_pytorchs_error(
+    shapes: list[tuple[int, ...]], dim: int, message: str
+) -> None:
+    with PlainOperations(), pytest.raises((RuntimeError, IndexError), match=message):
+        torch.cat([torch.empty(shape, device="meta") for shape in shapes], dim)
+
+
+def test_a_concatenation_of_two_types_has_pytorchs() -> None:
+    with PlainOperations():
+        joined = torch.cat([torch.empty(2, device="meta", dtype=d) for d in (torch.int64, torch.float32)])
+    assert joined.dtype == torch.float32

@@ -6,7 +6,7 @@ the network, also when a forward pass raises.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -157,11 +157,27 @@ class PlainOperations(TorchDispatchMode):
     ) -> Any:
         if func in _SHAPE_KEEPING and all(_same_shape(args[0], other) for other in args[1:]):
             return args[0].new_empty(args[0].shape)
+        if func is _aten.cat.default and (joined := _joined(*args)) is not None:
+            return joined
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.macs += int(formula(*args, **(kwargs or {}), out_val=out)) // 2
         return out
+
+
+def _joined(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor | None:
+    """An empty tensor as large as ``tensors`` end to end; None where PyTorch should judge whether they fit.
+
+    PyTorch's own kernel for ``meta`` is in Python, and imports its compiler.
+    """
+    first, *others = (list(tensor.shape) for tensor in tensors)
+    sides = [shape[:dim] + shape[dim:][1:] for shape in (first, *others)]
+    kinds = {(tensor.dtype, tensor.device) for tensor in tensors}
+    if not -len(first) <= dim < len(first) or any(side != sides[0] for side in sides) or len(kinds) > 1:
+        return None
+    first[dim] += sum(shape[dim] for shape in others)
+    return tensors[0].new_empty(first)
 
 
 def _same_shape(x: torch.Tensor, other: Any) -> bool:
