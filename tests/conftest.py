@@ -41,6 +41,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("busy")
 
 
+# The files that take longest come first: at the end, one of them would leave the other processes idle.
+LONGEST = {"benchmarks", "jobs", "study", "device_service", "plugins", "testing", "training", "search"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray with room for two workers, two evaluators and a device."""

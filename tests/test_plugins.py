@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -298,32 +298,35 @@ def test_modules_are_found_where_they_were_or_missed_in_one_line(
         find_again({"own_gone": str(tmp_path)})
 
 
-def test_plug_ins_are_checked_run_killed_and_resumed_from_elsewhere(folder: Path, tmp_path: Path) -> None:
+def test_plug_ins_are_checked_run_killed_and_resumed_from_elsewhere(
+    folder: Path, tmp_path: Path, joining: dict[str, str], when_free: Callable[[], None]
+) -> None:
     require(check_data("own_data:few", fresh_process=False))
     require(check_strategy("own_trainer:Largest"))
     require(check_tool("own_tool:Plain"))
     (folder / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT))
-    outside = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "manynet"]
     log = tmp_path / "log"
     with log.open("w") as stream:
         driver = subprocess.Popen(
-            [*command, "run", "experiment.yaml"], cwd=folder, env=outside, stdout=stream, stderr=stream
+            [*command, "run", "experiment.yaml"], cwd=folder, env=joining, stdout=stream, stderr=stream
         )
     ledger, deadline = Ledger(folder / "run" / "ledger"), time.monotonic() + 500
     while len(ledger.read()) < 2 and time.monotonic() < deadline and driver.poll() is None:
         time.sleep(0.2)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    time.sleep(3)  # evaluators notice that their driver is gone
+    when_free()
     before = {record.key: record.created for record in ledger.read()}
     assert 2 <= len(before) < 8, log.read_text()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
+    # On a Ray of its own: nodes of a cluster know nothing of the folder where the modules were.
+    own = {name: value for name, value in joining.items() if name != "RAY_ADDRESS"}
     resumed = subprocess.run(
         [*command, "resume", str(folder / "run")],
         cwd=elsewhere,
-        env=outside,
+        env=own,
         capture_output=True,
         text=True,
         check=False,

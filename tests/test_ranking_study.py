@@ -22,8 +22,8 @@ spaces: {{vit: "search_spaces.vit:tiny"}}
 strategies:
   Single path: {{strategy: "trainers.single_path:SinglePath"}}
   sandwich: {{}}
-train: {{steps: 3, batch_size: 8, evaluate_every: 3, checkpoint_every: 3}}
-anchors: {{count: 3, steps: 2, batch_size: 8, evaluate_every: 2, checkpoint_every: 2}}
+train: {{workers: 0, steps: 3, batch_size: 8, evaluate_every: 3, checkpoint_every: 3}}
+anchors: {{workers: 0, count: 3, steps: 2, batch_size: 8, evaluate_every: 2, checkpoint_every: 2}}
 score: {{finetune_steps: 2, batch_size: 32, validation_examples: 64}}
 """
 
