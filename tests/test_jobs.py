@@ -28,8 +28,8 @@ SCRIPTS = sorted(JOBS.glob("*.sh"))
 RAY = Path(sys.executable).parent / "ray"
 SETTINGS: dict[str, dict[str, Any]] = {
     "train": {"steps": 12, "workers": 1, "evaluate_every": 12},
-    "search": {"evaluations": 3, "evaluators": 1, "validation_examples": 64, "calibration_batches": 1},
-    "finalists": {"count": 1, "anchors": 0, "steps": 4, "workers": 0},
+    "search": {"evaluations": 3, "evaluators": 2, "validation_examples": 64, "calibration_batches": 1},
+    "finalists": {"count": 1, "anchors": 0, "steps": 4, "workers": 1},
 }
 SHRUNK = [
     f"--set={step}.{key}={value}" for step, settings in SETTINGS.items() for key, value in settings.items()
@@ -214,7 +214,7 @@ def test_a_space_of_ones_own_in_a_folder_of_ones_own_runs_on_several_nodes(
     (own / "my_net.py").write_text(OWN_NET)
     (own / "study.py").write_text(OWN_STUDY)
     search = {**SETTINGS["search"], "objectives": ["accuracy:max", "macs:min"]}
-    settings = json.dumps({"train": {**SETTINGS["train"], "workers": 0}, "search": search})
+    settings = json.dumps({"train": SETTINGS["train"], "search": search})
     ran = head.run(sys.executable, JOBS / "own_space.py", own, "study.py", study, settings, cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     assert f"report is {study}/report.html" in ran.stdout
