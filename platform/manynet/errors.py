@@ -65,6 +65,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def typed_line(error: BaseException) -> str:
+    """Type of an error and the first line of its message: exporters explain themselves over pages."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0].strip()}" if text else type(error).__name__
+
+
 def _shortened(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

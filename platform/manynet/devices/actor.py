@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import ray
 
 from manynet.devices.cores import kept, run_on
-from manynet.devices.errors import MeasurementError, typed_line
+from manynet.devices.errors import MeasurementError
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing
 from manynet.devices.tools import described, tool_of
 from manynet.devices.tools.base import Tool
+from manynet.errors import typed_line
 
 if TYPE_CHECKING:
     # The device service, which holds no network, needs no PyTorch.

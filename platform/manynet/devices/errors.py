@@ -13,9 +13,3 @@ class DeviceLostError(DeviceError, OutOfService):
 
 class MeasurementError(DeviceError):
     """One network could not be measured on one device; other networks may still be."""
-
-
-def typed_line(error: BaseException) -> str:
-    """Type and first line of ``error``: exporters explain themselves over pages."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0].strip()}" if text else type(error).__name__

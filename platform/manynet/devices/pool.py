@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from manynet.devices.actor import Description
 from manynet.devices.cores import beside
 from manynet.devices.drift import DriftRules
-from manynet.devices.errors import DeviceError, DeviceLostError, typed_line
+from manynet.devices.errors import DeviceError, DeviceLostError
 from manynet.devices.journal import Status
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
@@ -25,7 +25,7 @@ from manynet.devices.placement import service_options, this_node
 from manynet.devices.service import DeviceService, ServicePlan
 from manynet.devices.station import Inputs
 from manynet.devices.tools import tool_of
-from manynet.errors import ManynetError
+from manynet.errors import ManynetError, typed_line
 
 NAMESPACE = "manynet"
 PREFIX = "devices-"

@@ -17,7 +17,7 @@ import ray
 
 from manynet.devices.actor import Description
 from manynet.devices.drift import DriftRules
-from manynet.devices.errors import DeviceError, DeviceLostError, MeasurementError, typed_line
+from manynet.devices.errors import DeviceError, DeviceLostError, MeasurementError
 from manynet.devices.exported import DeviceMetrics
 from manynet.devices.journal import Journal, Status
 from manynet.devices.lease import Lease
@@ -25,6 +25,7 @@ from manynet.devices.measurement import Measurement
 from manynet.devices.name import DeviceName
 from manynet.devices.placement import Place, places
 from manynet.devices.station import ActorDiedError, Inputs, Station
+from manynet.errors import typed_line
 from manynet.telemetry.periodic import Periodic
 
 MOST_DEATHS = 2

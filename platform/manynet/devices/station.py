@@ -14,13 +14,13 @@ from ray.actor import ActorHandle, ActorProxy
 
 from manynet.devices.actor import Description, DeviceActor
 from manynet.devices.drift import Drift, DriftRules
-from manynet.devices.errors import DeviceError, MeasurementError, typed_line
+from manynet.devices.errors import DeviceError, MeasurementError
 from manynet.devices.journal import Status
 from manynet.devices.lease import Lease
 from manynet.devices.measurement import Measurement
 from manynet.devices.name import DeviceName
 from manynet.devices.placement import Place, is_alive
-from manynet.errors import ManynetError
+from manynet.errors import ManynetError, typed_line
 
 START_SECONDS = 180.0
 TRIES = 2

@@ -1,10 +1,10 @@
 """Deployment tools, each imported only when a device needs it."""
 
 from manynet import references
-from manynet.devices.errors import DeviceError, typed_line
+from manynet.devices.errors import DeviceError
 from manynet.devices.name import DeviceName
 from manynet.devices.tools.base import Tool
-from manynet.errors import ManynetError
+from manynet.errors import ManynetError, typed_line
 
 NAMES = ("torch", "torch.compile", "onnxruntime", "openvino", "command")
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manynet.devices.errors import MeasurementError, typed_line
+from manynet.devices.errors import MeasurementError
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import Timing, time_run
 from manynet.devices.tools.base import Tool, check_batch_of_one
+from manynet.errors import typed_line
 
 
 class InProcessTool(Tool):
@@ -63,6 +64,8 @@ def as_tensors(outputs: Any) -> tuple[Tensor, ...]:
     """A tensor, an array, or several of them, as tensors on the CPU in float32 or whole numbers."""
     if isinstance(outputs, Mapping):
         outputs = list(outputs.values())
+    if outputs is None:
+        raise MeasurementError("a run must give its outputs, a tensor or array, but gave None")
     several = outputs if isinstance(outputs, tuple | list) else [outputs]
     found = [
         one.detach().cpu() if isinstance(one, Tensor) else torch.tensor(np.asarray(one)) for one in several

@@ -7,7 +7,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from manynet.devices.errors import MeasurementError, typed_line
+from manynet.devices.errors import MeasurementError
+from manynet.errors import typed_line
 
 
 def exported(subnet: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from manynet.devices.errors import MeasurementError, typed_line
+from manynet.devices.errors import MeasurementError
 from manynet.devices.name import DeviceName
 from manynet.devices.tools.base import repeated
 from manynet.devices.tools.in_process import InProcessTool
 from manynet.devices.tools.onnx_export import exported
+from manynet.errors import typed_line
 
 UNCONVERTED = "No conversion rule found for operations: "
 HINTS = {"float32": "f32", "bf16": "bf16"}

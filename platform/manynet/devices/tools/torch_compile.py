@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manynet.devices.errors import MeasurementError, typed_line
+from manynet.devices.errors import MeasurementError
 from manynet.devices.name import DeviceName
 from manynet.devices.tools.in_process import InProcessTool
 from manynet.devices.tools.torch_network import caller, placed
+from manynet.errors import typed_line
 
 OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     "compile_threads": 1
