@@ -19,7 +19,10 @@ ROOT = Path(__file__).parent.parent
 
 # pytest's own `pythonpath` reaches only this process; Ray's workers read the variable.
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(ROOT / "platform"), str(ROOT / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    [
+        *(str(ROOT / name) for name in ("platform", "benchmarks", "tests")),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]
 )
 os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
 # Ray Train asks its workers every two seconds whether they are done, and tests train for less.
@@ -30,6 +33,9 @@ os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 # A process that a test starts imports a hundred modules of Manynet: compiled once, not by each.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Of the S3 servers that tests start; Ray's processes have the environment in which it was started.
+os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 
 # On as many cores as Ray's workers use, threads would wait for each other.
 torch.set_num_threads(1)
@@ -69,7 +75,7 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def joining(ray_cluster: None) -> dict[str, str]:
     """Environment of a process that joins the tests' Ray, where one of its own would cost more than what it does."""
     import ray
@@ -77,7 +83,7 @@ def joining(ray_cluster: None) -> dict[str, str]:
     return {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def when_free(ray_cluster: None) -> Callable[[], None]:
     """Waits until nothing runs on the tests' Ray: what a killed driver had started ends a little after it."""
     import ray
@@ -155,18 +161,14 @@ def _answers(port: int) -> bool:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:
-    """An S3 server, and credentials for it in the environment."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "test")
-        patch.setenv("AWS_REGION", "us-east-1")
-        server = S3Server()
-        yield server
-        server.stop()
+    """An S3 server."""
+    server = S3Server()
+    yield server
+    server.stop()
 
 
 @pytest.fixture
-def mortal_s3(s3: S3Server) -> Iterator[S3Server]:
+def mortal_s3() -> Iterator[S3Server]:
     """Another server, for a test to stop."""
     server = S3Server()
     yield server

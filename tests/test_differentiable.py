@@ -62,7 +62,7 @@ def trained(strategy: Differentiable, steps: int) -> dict[str, torch.Tensor]:
 def test_the_likeliest_architecture_costs_what_was_asked(target: int) -> None:
     assert mn.cost(SPACE, SPACE.smallest).macs < 15_000 and mn.cost(SPACE, SPACE.largest).macs > 60_000
     strategy = Differentiable(target=target, strength=3.0, learning_rate=0.1, every=1, warmup=0.0)
-    logged = trained(strategy, 150)
+    logged = trained(strategy, 100)
     found = mn.cost(SPACE, strategy.found()).macs
     assert found == pytest.approx(target, rel=0.15)
     assert float(logged["found_macs"]) == pytest.approx(found)
@@ -90,7 +90,7 @@ def test_the_likeliest_architecture_takes_as_long_as_was_asked(target: float, ta
     assert made.milliseconds(SPACE, SPACE.smallest) < 0.06 and made.milliseconds(SPACE, SPACE.largest) > 0.2
     options = {"target": target, "cost": "latency", "table": table, "strength": 3.0, "learning_rate": 0.1}
     strategy = Differentiable(**options, every=1, warmup=0.0)  # type: ignore[arg-type]
-    logged = trained(strategy, 150)
+    logged = trained(strategy, 100)
     found = made.milliseconds(SPACE, strategy.found())
     assert found == pytest.approx(target, rel=0.15)
     assert float(logged["found_latency"]) == pytest.approx(found)

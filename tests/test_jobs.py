@@ -34,6 +34,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 SHRUNK = [
     f"--set={step}.{key}={value}" for step, settings in SETTINGS.items() for key, value in settings.items()
 ]
+# Training on workers of the cluster is what the test of a space of one's own looks at.
+SHRUNK += [f"--set={step}.workers=0" for step in ("train", "finalists")]
 OWN_NET = (ROOT / "examples" / "tiny_conv.py").read_text().split("study = ")[0]
 OWN_STUDY = """
 import json

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hasty import DEVICE
 from ray import tune
 
 import manynet as mn
@@ -17,7 +18,7 @@ from manynet.latency.table import LatencyTable
 from manynet.records.ledger import Record
 from manynet.studies.devices import told
 
-PREDICTED, LOOKED_UP = "host/torch?source=predicted", "board/torch?source=table"
+PREDICTED, LOOKED_UP = f"{DEVICE}?source=predicted", "board/torch?source=table"
 
 
 class Net(mn.Supernet):
@@ -95,9 +96,9 @@ def test_most_are_predicted_with_what_tells_their_worth(study: mn.Study) -> None
 def test_what_was_measured_for_a_prediction_is_also_there_as_measured(study: mn.Study) -> None:
     for record in study.ledger.read():
         measured = of(record, PREDICTED)["source"] == "measured"
-        assert ("latency@host/torch" in record.metrics) == measured
+        assert (f"latency@{DEVICE}" in record.metrics) == measured
         if measured:
-            assert record.metrics["latency@host/torch"] == record.metrics[f"latency@{PREDICTED}"]
+            assert record.metrics[f"latency@{DEVICE}"] == record.metrics[f"latency@{PREDICTED}"]
 
 
 def test_a_table_gives_sums(study: mn.Study) -> None:
@@ -114,7 +115,7 @@ def test_finalists_are_measured(study: mn.Study) -> None:
     finalists = study.winners()
     assert len(finalists) == 2
     assert all(of(record, PREDICTED)["source"] == "measured" for record in finalists)
-    assert all(record.metrics["latency@host/torch"] > 0 for record in finalists)
+    assert all(record.metrics[f"latency@{DEVICE}"] > 0 for record in finalists)
 
 
 def test_the_report_tells_them_apart(study: mn.Study) -> None:
@@ -125,11 +126,11 @@ def test_the_report_tells_them_apart(study: mn.Study) -> None:
 
 def test_a_study_tells_how_its_devices_were(study: mn.Study) -> None:
     searching, finishing = told(study.folder)
-    assert searching.device == finishing.device == "host/torch"
+    assert searching.device == finishing.device == DEVICE
     assert (searching.state, finishing.state) == ("ended", "ended")
     assert searching.measured >= FIRST
     assert finishing.measured == 2
-    assert json.loads((Path(study.folder) / "devices.json").read_text())["references"]["host/torch"] > 0
+    assert json.loads((Path(study.folder) / "devices.json").read_text())["references"][DEVICE] > 0
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -47,11 +47,11 @@ def wait_for(happened: Callable[[], Any], process: subprocess.Popen[str]) -> Non
         time.sleep(0.05)
 
 
-def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+def start(*arguments: str, cwd: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "manynet", *arguments],
         cwd=cwd,
-        env={**os.environ, **environment},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -71,24 +71,27 @@ def names(address: str) -> set[str]:
 class Killed:
     """A study that was killed in its training and in its search, and resumed from another folder each time."""
 
-    def __init__(self, s3: Any, folder: Path) -> None:
+    def __init__(self, s3: Any, folder: Path, joining: dict[str, str], when_free: Callable[[], None]) -> None:
         self.address = f"s3://studies/a%20run{s3.options}"
         folders = [folder / name for name in ("one", "two", "three")]
         for one in folders:
             one.mkdir()
         file = folders[0] / "experiment.yaml"
         file.write_text(yaml.safe_dump({"study": self.address, **EXPERIMENT}))
-        training = start("run", str(file), cwd=folders[0])
+        training = start("run", str(file), cwd=folders[0], environment=joining)
         checkpoints = join(self.address, "supernet", "checkpoints")
         wait_for(lambda: checkpoint.find(checkpoints), training)
         kill(training)
+        when_free()
         self.checkpoint = checkpoint.find(checkpoints)[0]
-        searching = start("resume", self.address, cwd=folders[1])
+        searching = start("resume", self.address, cwd=folders[1], environment=joining)
         wait_for(lambda: len(self.records()) >= 3, searching)
         kill(searching)
+        when_free()
         self.before = self.records()
-        # The same folder by its other form: the server is named by the environment.
-        last = start("resume", "s3://studies/a%20run", cwd=folders[2], AWS_ENDPOINT_URL=f"http://{s3.place}")
+        # The same folder by its other form: the server is named by the environment, that of a new Ray too.
+        environment = {**os.environ, "AWS_ENDPOINT_URL": f"http://{s3.place}"}
+        last = start("resume", "s3://studies/a%20run", cwd=folders[2], environment=environment)
         wait_for(lambda: len(self.records()) > len(self.before), last)
         # The server does not answer for a while.
         s3.process.send_signal(signal.SIGSTOP)
@@ -103,8 +106,13 @@ class Killed:
 
 
 @pytest.fixture(scope="module")
-def killed(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    return Killed(s3, tmp_path_factory.mktemp("s3"))
+def killed(
+    s3: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+    joining: dict[str, str],
+    when_free: Callable[[], None],
+) -> Killed:
+    return Killed(s3, tmp_path_factory.mktemp("s3"), joining, when_free)
 
 
 def test_a_killed_study_repeats_no_finished_evaluation(killed: Killed) -> None:
@@ -206,14 +214,10 @@ def test_a_server_that_goes_away_ends_a_search_in_one_line(
     ray_cluster: None, mortal_s3: Any, tmp_path: Path
 ) -> None:
     address = f"s3://studies/run{mortal_s3.options}"
-    keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     space = references.load_one(mn.SearchSpace, "search_spaces.vit:tiny")
     process = mortal_s3.process.pid
 
     def prepare() -> Callable[[Any], Evaluation]:
-        # Evaluators may have been started without this test's environment.
-        os.environ.update(keys)
-
         def evaluate(arch: Any) -> Evaluation:
             if exists(join(address, "ledger")) and len(Ledger(join(address, "ledger")).keys()) >= 6:
                 os.kill(process, signal.SIGKILL)

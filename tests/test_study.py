@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from hasty import DEVICE
 from ray import tune
 from typer.testing import CliRunner
 
@@ -30,7 +31,7 @@ from manynet.studies.study import StudyError
 ROOT = Path(__file__).parent.parent
 FAST: dict[str, Any] = {"batch_size": 32, "augment": "none", "learning_rate": 3e-3}
 TRAIN = {**FAST, "steps": 60, "evaluate_every": 60, "checkpoint_every": 20}
-SEARCH = {"objectives": ["accuracy:max", "latency@host/torch:min"], "evaluations": 6, "evaluators": 2}
+SEARCH = {"objectives": ["accuracy:max", f"latency@{DEVICE}:min"], "evaluations": 6, "evaluators": 2}
 FINALISTS = {
     **FAST,
     "workers": 0,
@@ -100,8 +101,7 @@ def test_the_ledger_says_what_was_evaluated(study: mn.Study) -> None:
     evaluations = [r for r in records if r.kind == "evaluation"]
     assert len({study.space.key(r.architecture) for r in evaluations}) == len(evaluations) == 6
     assert all(
-        {"accuracy", "loss", "macs", "parameters", "latency@host/torch"} == set(r.metrics)
-        for r in evaluations
+        {"accuracy", "loss", "macs", "parameters", f"latency@{DEVICE}"} == set(r.metrics) for r in evaluations
     )
     assert [r.kind for r in records].count("anchor") == 3
     finalists = study.winners()

@@ -1,9 +1,10 @@
 """The command that measures a table of latency, on a real device actor."""
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from hasty import DEVICE
 
 from manynet import references
 from manynet.latency.table import LatencyTable
@@ -31,25 +32,18 @@ space = mn.SearchSpace(
 """
 
 
-def started(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "nets.py").write_text(SPACE)
-    return subprocess.run(
-        [sys.executable, "-m", "manynet", "table", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_a_table_is_measured_on_a_device_and_told_how_far_it_agrees(tmp_path: Path) -> None:
-    ran = started(tmp_path, "nets:space", "table.json", "--device", "host/torch?threads=1", "--subnets", "2")
+def test_a_table_is_measured_on_a_device_and_told_how_far_it_agrees(
+    ray_cluster: None, tmp_path: Path, manynet: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (tmp_path / "nets.py").write_text(SPACE)
+    command = ["table", "nets.py:space", "table.json", "--device", f"{DEVICE}?threads=1", "--subnets", "2"]
+    ran = manynet(*command, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "table.json: 4 operations measured, 0 interpolated" in ran.stdout
     assert "sums: median absolute error" in ran.stdout and "Kendall tau" in ran.stdout
     assert "measure: 3 of 6" in ran.stderr and "check: 10 of 10" in ran.stderr
     table = LatencyTable.read(tmp_path / "table.json")
-    assert table.device == "host/torch" and "version" in table.tool
+    assert table.device == DEVICE and "version" in table.tool
     space = references.load_one(SearchSpace, f"{tmp_path / 'nets.py'}:space")
     assert table.milliseconds(space, space.largest) > table.milliseconds(space, space.smallest)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hasty import DEVICE
 from ray import tune
 from scipy import stats
 from typer.testing import CliRunner
@@ -358,16 +359,16 @@ space = mn.SearchSpace("transfer-conv", widths, Net, mn.tasks.Classification(10)
 def test_a_study_transfers_on_real_devices_and_resumes(ray_cluster: None, tmp_path: Path) -> None:
     study = mn.Study(tmp_path / "run", f"{__file__}:space", data="digits")
     with pytest.raises(ManynetError, match="transfer needs search to have run"):
-        study.transfer(A, ["host/torch?batch=4"])
+        study.transfer(DEVICE, [f"{DEVICE}?batch=4"])
     study.train(workers=0, batch_size=32, augment="none", steps=10, evaluate_every=10, checkpoint_every=10)
-    study.search(objectives=["accuracy:max", f"latency@{A}:min"], evaluations=5, evaluators=1)
+    study.search(objectives=["accuracy:max", f"latency@{DEVICE}:min"], evaluations=5, evaluators=1)
     with pytest.raises(DeviceError, match="moon/torch"):
-        study.transfer(A, ["host/torch?batch=4", "moon/torch"])
+        study.transfer(DEVICE, [f"{DEVICE}?batch=4", "moon/torch"])
     assert not [r for r in study.ledger.read() if r.kind == "measurement"]
 
-    study.transfer(A, ["host/torch?batch=4"], subnets=3)
+    study.transfer(DEVICE, [f"{DEVICE}?batch=4"], subnets=3)
     before = {r.key: r.created for r in study.ledger.read()}
-    found = mn.Study.open(study.folder).transfer(A, ["host/torch?batch=4"])
+    found = mn.Study.open(study.folder).transfer(DEVICE, [f"{DEVICE}?batch=4"])
     after = {r.key: r.created for r in study.ledger.read()}
     assert len(before) == 5 + 3 and len(after) == 5 + 5
     assert {key: after[key] for key in before} == before
@@ -375,12 +376,10 @@ def test_a_study_transfers_on_real_devices_and_resumes(ray_cluster: None, tmp_pa
     assert found.targets[0].tau.count == 5 and found.targets[0].loss is not None
 
     kept = json.loads((tmp_path / "run" / "transfer.json").read_text())
-    assert kept["devices"] == [A, "host/torch?batch=4"]
+    assert kept["devices"] == [DEVICE, f"{DEVICE}?batch=4"]
     assert (tmp_path / "run" / "transfer.html").exists()
     # What only has a latency is no subnet that could win.
-    assert study.best(f"latency@{A}").kind == "evaluation" and study.best().kind == "evaluation"
-    with pytest.raises(
-        ManynetError, match="a column must be one of .*, but got 'latency@host/torch.batch=4'"
-    ):
-        study.best("latency@host/torch?batch=4")
+    assert study.best(f"latency@{DEVICE}").kind == "evaluation" and study.best().kind == "evaluation"
+    with pytest.raises(ManynetError, match=f"a column must be one of .*, but got 'latency@{DEVICE}.batch=4'"):
+        study.best(f"latency@{DEVICE}?batch=4")
     study.report()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from hasty import DEVICE
 from ray import tune
 
 import manynet as mn
@@ -341,7 +342,7 @@ def seen(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Seen:
         patch.setattr(live, "SHARE_OF_TIME", 0.5)
         study = mn.Study(folder, f"{__file__}:space", data="digits")
         study.train(steps=200, evaluate_every=50, batch_size=32)
-        objectives = ["accuracy:max", "latency@host/torch:min"]
+        objectives = ["accuracy:max", f"latency@{DEVICE}:min"]
         study.search(objectives=objectives, evaluations=14, evaluators=2, sampler="random")
         deadline = time.monotonic() + 60
         while not {one.exported for one in metrics.ALL} <= onlooker.metrics or not max(
@@ -370,7 +371,7 @@ def test_the_status_file_tells_the_end(seen: Seen) -> None:
     told = status.read(str(seen.folder))
     assert told is not None
     assert (told.state, told.done, told.evaluations, told.failed) == ("ended", 14, 14, 0)
-    columns = {"accuracy", "loss", "latency@host/torch", "macs", "parameters"}
+    columns = {"accuracy", "loss", f"latency@{DEVICE}", "macs", "parameters"}
     assert told.front and all(set(member.metrics) == columns for member in told.front)
     assert all(set(member.architecture) == {"width"} for member in told.front)
 
