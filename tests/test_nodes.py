@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from manynet.runtime.ray_session import ClusterError, join
+from manynet.runtime.ray_session import ClusterError, connect, join
 
 NODE = r"node \S+/[0-9a-f]{8}"
 HERE = re.escape(metadata.version("optuna"))
@@ -79,3 +79,16 @@ def test_an_address_where_no_cluster_is(address: str, message: str) -> None:
         free = taken.getsockname()[1]
     with pytest.raises(ClusterError, match=message):
         join(address.format(free=free))
+
+
+@pytest.mark.parametrize("name", ["manynet.py", "manynet/__init__.py"])
+def test_a_module_that_would_hide_manynet_is_refused_before_anything_starts(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ClusterError, match=f"^{tmp_path / name} would hide Manynet from Ray's processes: rename"
+    ):
+        connect()

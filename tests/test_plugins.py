@@ -28,6 +28,7 @@ from manynet.records.conditions import parse_conditions, parse_objective
 from manynet.records.ledger import Ledger
 from manynet.references import UnknownNameError
 from manynet.runtime.modules import ModuleMissingError, find_again, located, named
+from manynet.studies.on_record import recorded
 from manynet.studies.study import StudyError
 from manynet.testing import check_data, check_strategy, check_tool, require
 
@@ -259,6 +260,120 @@ search: {{objectives: ["accuracy:max", "latency@host/own_tool:Away:min"]}}
     assert not (tmp_path / "run").exists()
 
 
+# ---------------------------------------------------------------- what fails
+
+FAILING = {
+    "own_syntax": ("def space(:\n", "SyntaxError: "),
+    "own_raising": ("1 / 0\n", r"ZeroDivisionError: division by zero \(.*own_raising.py, line 1\)"),
+    "own_needy": ("import own_dependency\n", "ModuleNotFoundError: No module named 'own_dependency'"),
+    "own_ending": ("import sys\nsys.exit(4)\n", "SystemExit: 4"),
+    "own_encoded": ("# coding: utf-8\nx = '\udcff'\n", "SyntaxError: "),
+}
+
+
+@pytest.fixture(params=FAILING)
+def failing(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, str]:
+    """Name of a module that cannot be imported, and what is said of it."""
+    text, said = FAILING[request.param]
+    (tmp_path / f"{request.param}.py").write_bytes(text.encode("utf-8", "surrogateescape"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return request.param, f"^'{request.param}:it' cannot be imported: {said}"
+
+
+@pytest.mark.parametrize("key", ["space", "data", "train.strategy", "search.sampler"])
+def test_a_module_that_fails_is_one_clear_line_wherever_it_is_named(
+    key: str, failing: tuple[str, str], tmp_path: Path, ray_cluster: None
+) -> None:
+    module, said = failing
+    text = f"""
+study: {tmp_path}/run
+space: search_spaces.vit:tiny
+train: {{steps: 1}}
+search: {{objectives: ["accuracy:max"]}}
+"""
+    with pytest.raises(ManynetError, match=said) as caught:
+        mn.Study.begin(parse_experiment(text, "x.yaml", [f"{key}={module}:it"]))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+OWN = """
+import manynet as mn
+from manynet.search_spaces.vit import tiny
+from manynet.trainers.single_path import SinglePath
+
+
+def given():
+    return tiny
+
+
+class Raising(SinglePath):
+    def __init__(self):
+        raise RuntimeError("no luck\\ntoday")
+
+
+def none(seed, objectives):
+    return None
+
+
+def raising(seed, objectives):
+    raise KeyError("no luck")
+
+
+here = none(0, [])
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module of plug-ins."""
+    (tmp_path / "own_plug_ins.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "own_plug_ins"
+    sys.modules.pop("own_plug_ins", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            "train.strategy=own_plug_ins:Raising",
+            "own_plug_ins:Raising could not be made: RuntimeError: no luck$",
+        ),
+        (
+            "search.sampler=own_plug_ins:none",
+            "'own_plug_ins:none' must give a sampler of Optuna's, but gave None",
+        ),
+        (
+            "search.sampler=own_plug_ins:raising",
+            "'own_plug_ins:raising' could not be made: KeyError: 'no luck'",
+        ),
+        ("search.sampler=own_plug_ins:here", "must name a function .* that gives a sampler, but names None"),
+        ("space=./own_plug_ins:given", "a reference must be module:name or script.py:name, but got './own"),
+        ("space=.own_plug_ins:given", "a reference must be module:name or script.py:name, but got '.own"),
+    ],
+)
+def test_a_plug_in_that_cannot_be_made_is_one_clear_line(
+    change: str, said: str, own: str, tmp_path: Path, ray_cluster: None
+) -> None:
+    text = f"""
+study: {tmp_path}/run
+space: {own}:given
+train: {{steps: 1}}
+search: {{objectives: ["accuracy:max"]}}
+"""
+    with pytest.raises(ManynetError, match=said) as caught:
+        mn.Study.begin(parse_experiment(text, "x.yaml", [change]))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_space_may_be_given_by_a_function(own: str, tmp_path: Path) -> None:
+    study = mn.Study(tmp_path / "run", f"{own}:given")
+    assert study.space.name == "vit-tiny" and study.experiment.space == f"{own}:given"
+
+
 # ---------------------------------------------------------------- modules
 
 
@@ -296,6 +411,38 @@ def test_modules_are_found_where_they_were_or_missed_in_one_line(
         ModuleMissingError, match="module own_gone, which must be in this folder, on PYTHONPATH, or in"
     ):
         find_again({"own_gone": str(tmp_path)})
+
+
+@pytest.mark.parametrize("path", [[], [str(ROOT)]], ids=["elsewhere", "checkout"])
+def test_a_users_package_named_as_manynets_is_found_before_its_names_are_read(
+    path: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers" / "own_trainer.py").write_text(TRAINER)
+    if path:
+        # Python prefers a package with this file to one without, wherever they are on the path.
+        (tmp_path / "trainers" / "__init__.py").touch()
+    installed = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *installed])
+    own, ours = "trainers.own_trainer:Largest", "manynet.trainers.finetune:FineTune"
+    given = f"""
+study: {tmp_path}/run
+space: search_spaces.vit:tiny
+train: {{strategy: {own}, steps: 1}}
+search: {{evaluations: 1}}
+finalists: {{strategy: trainers.finetune:FineTune}}
+"""
+    mn.Study.begin(parse_experiment(given, "x.yaml"))
+    # As in another process, in another folder.
+    monkeypatch.setattr(sys, "path", [*path, *installed])
+    for name in ("trainers", "trainers.own_trainer"):
+        sys.modules.pop(name, None)
+    found = recorded(tmp_path / "run", ["search.evaluations=2"])
+    assert found.train is not None and found.finalists is not None
+    assert (found.train.strategy, found.finalists.strategy) == (own, ours)
+    mn.Study.begin(found, tmp_path / "run")
+    for name in ("trainers", "trainers.own_trainer"):
+        sys.modules.pop(name, None)
 
 
 def test_plug_ins_are_checked_run_killed_and_resumed_from_elsewhere(

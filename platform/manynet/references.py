@@ -48,12 +48,18 @@ def load(reference: str) -> Any:
     """Import what ``reference`` names.
 
     Raises:
-        UnknownNameError: when it is not of the form ``module:name``, or nothing is there.
+        UnknownNameError: when it is not of the form ``module:name``, its module fails, or nothing is there; in one line.
     """
     place, _, name = reference.rpartition(":")
-    if not place or not name:
+    script = place.endswith(".py")
+    if not place or not name or place.startswith(".") and not script:
         raise UnknownNameError(f"a reference must be module:name or script.py:name, but got {reference!r}")
-    module = _script(Path(place)) if place.endswith(".py") else _module(place, reference)
+    try:
+        module = _script(Path(place)) if script else _module(place, reference)
+    except ManynetError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UnknownNameError(f"{reference!r} cannot be imported: {_told(error)}") from error
     try:
         return getattr(module, name)
     except AttributeError:
@@ -79,12 +85,7 @@ def make(kind: type[T], reference: str) -> T:
     Raises:
         UnknownNameError: when it names nothing or something else, or what it names fails; in one line.
     """
-    try:
-        found = load(reference)
-    except ManynetError:
-        raise
-    except Exception as error:
-        raise UnknownNameError(f"{reference!r} cannot be imported: {_told(error)}") from error
+    found = load(reference)
     if isinstance(found, kind):
         return found
     if not callable(found):
@@ -94,7 +95,7 @@ def make(kind: type[T], reference: str) -> T:
         made = found()
     except ManynetError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         rule = f"must give a {kind.__name__} when called without arguments"
         raise UnknownNameError(f"{reference!r} {rule}, but raised {_told(error)}") from error
     if not isinstance(made, kind):
@@ -102,7 +103,7 @@ def make(kind: type[T], reference: str) -> T:
     return made
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """An error in one line, with the place in the user's file."""
     said = " ".join(str(error).split())
     last = error.__traceback__
@@ -144,12 +145,12 @@ def _is_users_own(package: str, module: str) -> bool:
     """Whether a package on the path, other than Manynet's, holds the module."""
     spec = importlib.util.find_spec(package)
     folders: Sequence[str] = list(spec.submodule_search_locations or []) if spec else []
-    if not folders or _is_manynets(package, Path(folders[0])):
+    if not folders or is_manynets(package, Path(folders[0])):
         return False
     return not module or PathFinder.find_spec(f"{package}.{module}", folders) is not None
 
 
-def _is_manynets(package: str, folder: Path) -> bool:
+def is_manynets(package: str, folder: Path) -> bool:
     """Whether a folder is Manynet's, or a copy of it: a job's working directory holds one."""
     ours = Path(__file__).parent / package / "__init__.py"
     its = folder / "__init__.py"

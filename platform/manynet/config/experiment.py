@@ -105,6 +105,12 @@ def read_experiment(path: Path, changes: Sequence[str] = ()) -> Experiment:
     return parse_experiment(_text(path), str(path), changes)
 
 
+def modules_on_record(text: str, name: str) -> dict[str, str]:
+    """The key ``modules`` of an experiment file, read before the names that those modules hold."""
+    modules = _content(text, name, []).get("modules")
+    return modules if isinstance(modules, dict) else {}
+
+
 def variants(experiment: Experiment) -> dict[str, Experiment]:
     """The experiments of a sweep, each in a folder of its own under the sweep's, by that folder's name.
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from manynet import references
 from manynet.data import Batch
-from manynet.errors import ManynetError
+from manynet.errors import ManynetError, typed_line
 from manynet.space.search_space import Architecture, SearchSpace
 
 
@@ -140,3 +140,7 @@ def load_strategy(name: str, options: Mapping[str, Any], trains: str) -> Strateg
         raise TrainingError(
             f"the options of {name} must be valid, but got {dict(options)}: {error}"
         ) from None
+    except ManynetError:
+        raise
+    except Exception as error:  # a strategy of the user's own may fail in any way
+        raise TrainingError(f"{name} could not be made: {typed_line(error)}") from error

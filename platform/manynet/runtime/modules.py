@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from manynet.records.conditions import (
     parse_conditions,
     parse_objectives,
 )
-from manynet.references import canonical
+from manynet.references import CONTENT, canonical, is_manynets
 from manynet.runtime.ray_session import installed
 
 OURS = "manynet"
@@ -47,22 +48,30 @@ def located(experiment: Experiment) -> dict[str, str]:
     return {name: str(place) for name, place in places.items() if place is not None}
 
 
-def find_again(folders: Mapping[str, str] | None) -> None:
+def find_again(folders: Mapping[str, str]) -> None:
     """Make modules importable that this process does not find, from the folders where they were.
 
     Raises:
         ModuleMissingError: for a module that is nowhere.
     """
-    for name, folder in (folders or {}).items():
-        if importlib.util.find_spec(name) is not None:
+    for name, folder in folders.items():
+        spec = importlib.util.find_spec(name)
+        hidden = spec is not None and _is_content(spec)
+        if spec is not None and not hidden:
             continue
         if not any((Path(folder) / place).exists() for place in (name, f"{name}.py")):
             raise ModuleMissingError(
                 f"the study names module {name}, which must be in this folder, on PYTHONPATH, or in {folder} as it "
                 f"was, but is in none of them"
             )
-        # Last, so that it hides nothing.
-        sys.path.append(folder)
+        # Last, so that it hides nothing, but before the folder of a checkout, which Manynet's packages do not need.
+        sys.path.insert(0 if hidden else len(sys.path), folder)
+
+
+def _is_content(spec: ModuleSpec) -> bool:
+    """Whether a package is Manynet's ``search_spaces`` or ``trainers``, found in a checkout."""
+    folders = list(spec.submodule_search_locations or [])
+    return spec.name in CONTENT and bool(folders) and is_manynets(spec.name, Path(folders[0]))
 
 
 def _references(experiment: Experiment) -> Iterator[str]:

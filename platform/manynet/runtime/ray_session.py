@@ -33,9 +33,10 @@ def connect(device_names: Iterable[str] = (), folder: str | None = None) -> None
         folder: of a study; checks that all nodes of a cluster reach it, see :mod:`manynet.runtime.nodes`.
 
     Raises:
-        ClusterError: the cluster cannot be joined.
+        ClusterError: the cluster cannot be joined, or its processes would import something else as Manynet.
         NodesError: a node does not meet the study's requirements.
     """
+    _check_not_hidden()
     joined = not ray.is_initialized() and bool(os.environ.get(ADDRESS))
     if joined:
         join(os.environ[ADDRESS])
@@ -44,6 +45,16 @@ def connect(device_names: Iterable[str] = (), folder: str | None = None) -> None
     # A single-node Ray that this process did not join was started by it.
     if folder is not None and (joined or len(ray.nodes()) > 1):
         nodes.check(folder)
+
+
+def _check_not_hidden() -> None:
+    """Refuse a module ``manynet`` in the current folder, which Ray's processes search first."""
+    ours = Path(__file__).parent.parent / "__init__.py"
+    for place in (Path("manynet", "__init__.py"), Path("manynet.py")):
+        if place.is_file() and not place.samefile(ours):
+            raise ClusterError(
+                f"{place.resolve()} would hide Manynet from Ray's processes: rename it, or start in another folder"
+            )
 
 
 def _start(device_names: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 
 from manynet import references, samplers
-from manynet.errors import ManynetError
+from manynet.errors import ManynetError, typed_line
 from manynet.records.conditions import Objective
 
 
@@ -30,8 +30,8 @@ def load(
         objectives: of the search.
 
     Raises:
-        SamplerError: the name is unknown, or the sampler does not take the options.
-        UnknownNameError: ``module:name`` does not exist.
+        SamplerError: the name is unknown, or what it names does not take the options or gives no sampler.
+        UnknownNameError: ``module:name`` does not exist, or its module fails.
     """
     make = _named(name)
     parameters = list(inspect.signature(make).parameters.values())[2:]
@@ -41,14 +41,25 @@ def load(
         names = ", ".join(parameter.name for parameter in parameters) or "none"
         raise SamplerError(f"options of sampler {name!r} must be among ({names}), but got {unknown[0]!r}")
     try:
-        return make(seed, objectives, **options)  # type: ignore[no-any-return]
+        made = make(seed, objectives, **options)
+    except ManynetError:
+        raise
     except (TypeError, ValueError) as error:
         raise SamplerError(f"options of sampler {name!r} are wrong: {error}") from error
+    except Exception as error:  # a sampler of the user's own may fail in any way
+        raise SamplerError(f"sampler {name!r} could not be made: {typed_line(error)}") from error
+    if not isinstance(made, optuna.samplers.BaseSampler):
+        raise SamplerError(f"sampler {name!r} must give a sampler of Optuna's, but gave {made!r:.80}")
+    return made
 
 
 def _named(name: str) -> Any:
     if ":" in name:
-        return references.load(name)
+        found = references.load(name)
+        if not callable(found):
+            rule = "must name a function (seed, objectives, **options) that gives a sampler"
+            raise SamplerError(f"sampler {name!r} {rule}, but names {found!r:.80}")
+        return found
     if name not in samplers.__all__:
         known = ", ".join(sorted(samplers.__all__))
         raise SamplerError(f"sampler must be one of ({known}) or module:name, but got {name!r}")

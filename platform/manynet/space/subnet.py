@@ -79,7 +79,7 @@ class Subnet(nn.Module):
             ExportError: when a file is missing or damaged, or the space has changed since the export.
         """
         description = _description(folder)
-        space = references.load(description["space"])
+        space = references.make(SearchSpace, description["space"])
         if description.get("features"):
             space = space.fitted(Features.from_dict(description["features"]))
         if space.digest != description["space_digest"]:

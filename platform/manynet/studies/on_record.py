@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from manynet.config.experiment import Experiment, parse_experiment
+from manynet.config.experiment import Experiment, modules_on_record, parse_experiment
 from manynet.config.settings import Settings
 from manynet.errors import ManynetError
+from manynet.runtime.modules import find_again
 from manynet.storage import exists, join, read_bytes, write_bytes
 
 EXPERIMENT = "experiment.yaml"
@@ -27,6 +28,7 @@ def recorded(folder: str | Path, changes: Sequence[str] = ()) -> Experiment:
     Raises:
         StudyError: when it holds none, or a change would lead elsewhere.
         ExperimentError, SettingsError: for a change that an experiment does not take.
+        ModuleMissingError: a module of the user's own is not where it was.
     """
     address = join(folder, EXPERIMENT)
     if not exists(address):
@@ -35,7 +37,10 @@ def recorded(folder: str | Path, changes: Sequence[str] = ()) -> Experiment:
     for key in ("study", "space_digest", "modules"):
         if key in changed:
             raise StudyError(f"{key} of a study that has begun cannot be changed, but got a change of it")
-    found = parse_experiment(read_bytes(address).decode(), address, changes)
+    text = read_bytes(address).decode()
+    # First: what the user's package `trainers` holds would be looked for in Manynet's.
+    find_again(modules_on_record(text, address))
+    found = parse_experiment(text, address, changes)
     swept = next((key for key in changed if key in (found.sweep or {})), None)
     if swept is not None:
         raise StudyError(

@@ -87,7 +87,7 @@ class RankingStudy:
         loaded: str | Data = settings.data
         self.subjects = []
         for name, place in settings.spaces.items():
-            space, loaded = fit_together(references.load_one(SearchSpace, place), loaded)
+            space, loaded = fit_together(references.make(SearchSpace, place), loaded)
             self.subjects.append(
                 Subject(name, space, anchors(space, settings.anchors.count, self.anchors.seed))
             )

@@ -62,7 +62,7 @@ class Family:
         Raises:
             ManynetError: when one of the three is missing, or they do not fit together.
         """
-        loaded = references.load_one(SearchSpace, space)
+        loaded = references.make(SearchSpace, space)
         module = space.rpartition(":")[0]
         try:
             scales = references.load(f"{module}:scales")

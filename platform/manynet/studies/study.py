@@ -22,7 +22,7 @@ from manynet.records.ledger import Ledger, Record
 from manynet.records.rank_correlation import RankingQuality
 from manynet.report import ReportContent, write_report
 from manynet.report.live import SECONDS_BETWEEN, refreshed
-from manynet.runtime.modules import find_again, located
+from manynet.runtime.modules import located
 from manynet.runtime.ray_session import connect
 from manynet.search.protocol import parse_goals
 from manynet.search.runs import search
@@ -67,7 +67,7 @@ class Study:
     def __init__(self, folder: str | Path, space: SearchSpace | str, data: str | Data = "digits") -> None:
         references.stop_if_reading_script()
         self.folder = absolute(folder)
-        self._declared = references.load_one(SearchSpace, space) if isinstance(space, str) else space
+        self._declared = references.make(SearchSpace, space) if isinstance(space, str) else space
         self._data = data
         self._result: Trained | None = None
         found = references.canonical(space) if isinstance(space, str) else references.find(space)
@@ -101,6 +101,9 @@ class Study:
         else:
             study = cls._resumed(folder, experiment)
         training.check_packages(study.data)
+        # What is refused at once comes before what takes seconds.
+        for name, settings in experiment.steps.items():
+            on_record.check_same(study.folder, getattr(study.experiment, name), settings)
         for name, settings in experiment.steps.items():
             study._check(name, settings)
         check_writable(study.folder)
@@ -292,7 +295,6 @@ class Study:
             raise StudyError(
                 f"{folder} cannot be resumed by name: its space was made where no module or script holds it"
             )
-        find_again(experiment.modules)
         if not is_spelled(experiment.data):
             raise StudyError(
                 f"{folder} cannot be resumed by name: its data {experiment.data!r} were made where no module or "

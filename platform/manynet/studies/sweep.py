@@ -8,7 +8,7 @@ from pathlib import Path
 
 from manynet.config.experiment import Experiment, variants
 from manynet.report import write_sweep_report
-from manynet.runtime.modules import find_again, located
+from manynet.runtime.modules import located
 from manynet.storage import absolute, basename, exists, join
 from manynet.studies import on_record
 from manynet.studies.alone import TEST
@@ -39,7 +39,6 @@ class Sweep:
     @classmethod
     def begin(cls, experiment: Experiment) -> Sweep:
         """The sweep of an experiment, with every study on record and checked before the first runs."""
-        find_again(experiment.modules)
         sweep = cls(experiment)
         for variant in sweep.variants.values():
             Study.begin(variant)
@@ -57,7 +56,6 @@ class Sweep:
         experiment = recorded(folder)
         if not experiment.sweep:
             raise StudyError(f"{folder} holds one study, not several")
-        find_again(experiment.modules)
         return cls(experiment)
 
     def run(self) -> None:
