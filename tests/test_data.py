@@ -19,8 +19,9 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from manynet import data as data_module
-from manynet.data import Batch, Data, DataError, Images, Split, digits, load
+from manynet.data import Batch, Data, DataError, Images, Split, digits, from_arrays, load
 from manynet.data.images.augment import augment
+from manynet.testing import check_data
 
 RNG = np.random.default_rng(0)
 
@@ -697,3 +698,52 @@ def test_small_sides_and_inputs_that_are_no_images(side: int) -> None:
     moved = augment(batch, "shift", seed=0, step=0)
     assert torch.equal(moved.inputs[1], batch.inputs[1])
     assert torch.equal(moved.inputs[0], batch.inputs[0]) == (side == 1)
+
+
+OWN_IMAGES = np.random.default_rng(0).integers(0, 256, (100, 3, 4, 4), dtype=np.uint8)
+OWN_LABELS = np.arange(100) % 5
+
+
+def test_arrays_of_ones_own_keep_the_contract_of_a_data_set() -> None:
+    made = from_arrays("own", OWN_IMAGES, OWN_LABELS)
+    assert check_data(made) == []
+    assert [len(one) for one in (made.train, made.validation, made.test)] == [80, 10, 10]
+    assert made.features.classes == 5  # type: ignore[union-attr]
+    assert (
+        made.digest
+        == from_arrays("own", OWN_IMAGES, OWN_LABELS).digest
+        != from_arrays("own", OWN_IMAGES, OWN_LABELS, seed=1).digest
+    )
+
+
+def test_arrays_may_say_the_part_of_each_image() -> None:
+    parts = ["test"] * 30 + ["train"] * 70
+    made = from_arrays("own", OWN_IMAGES, OWN_LABELS, parts=parts)
+    assert [len(one) for one in (made.train, made.validation, made.test)] == [63, 7, 30]
+    # In grey levels again, as the rows of the test split are shuffled.
+    batch = next(made.test.batches(30))
+    std = torch.tensor(made.features.std).reshape(3, 1, 1)  # type: ignore[union-attr]
+    mean = torch.tensor(made.features.mean).reshape(3, 1, 1)  # type: ignore[union-attr]
+    levels = (255 * (batch.inputs[0] * std + mean)).round().to(torch.uint8).numpy()
+    assert sorted(map(bytes, levels)) == sorted(map(bytes, OWN_IMAGES[:30]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"images": OWN_IMAGES / 255}, "images must be uint8 of shape .*, but got float64 of shape"),
+        ({"images": OWN_IMAGES[:, :2]}, r"but got uint8 of shape \(100, 2, 4, 4\)"),
+        ({"images": OWN_IMAGES.transpose(0, 2, 3, 1)}, r"but got uint8 of shape \(100, 4, 4, 3\)"),
+        ({"labels": OWN_LABELS[1:]}, r"one for each of 100 images, but got int64 of shape \(99,\)"),
+        ({"labels": OWN_LABELS / 2}, "labels must be whole numbers from 0, .* but got float64"),
+        ({"labels": OWN_LABELS - 1}, "but got int64 of shape .* from -1"),
+        ({"parts": ["train"] * 99}, "for each of 100 images, but got 99"),
+        ({"parts": ["train"] * 99 + ["valid"]}, "must be one of train, validation, test .* but got 'valid'"),
+        ({"parts": ["test"] * 100}, "each split must hold at least one example, but train is empty"),
+        ({"images": OWN_IMAGES[:0], "labels": OWN_LABELS[:0]}, "each split must hold at least one example"),
+    ],
+)
+def test_arrays_that_are_no_data_set_are_one_clear_line(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        from_arrays("own", **({"images": OWN_IMAGES, "labels": OWN_LABELS} | changes))
+    assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "platform"
 
-# Each room imports those of lower layers only; rooms of one layer are strangers to one another.
+# Each package imports those of lower layers only; packages of one layer are strangers to one another.
 LAYERS = (
     {"errors"},
     {"storage", "references", "elastic"},
@@ -26,7 +26,7 @@ LAYERS = (
 )
 # Content stands on the platform, which names it only in strings.
 CONTENT = {"search_spaces", "trainers"}
-# Rooms that need no Ray session. Ray Tune's domains are plain values.
+# Packages that need no Ray session. Ray Tune's domains are plain values.
 NO_RAY = {"elastic", "config", "records", "space", "samplers", "learning"}
 
 
@@ -60,27 +60,27 @@ def _imports(file: Path) -> set[str]:
 IMPORTS = {module: _imports(file) for module, file in MODULES.items()}
 
 
-def _room(module: str) -> str:
+def _package(module: str) -> str:
     return (module.split(".") + ["__init__"])[1]
 
 
-def _layer(room: str) -> int:
-    return next(at for at, rooms in enumerate(LAYERS) if room in rooms)
+def _layer(package: str) -> int:
+    return next(at for at, packages in enumerate(LAYERS) if package in packages)
 
 
 def test_every_module_stands_in_a_layer() -> None:
-    rooms = {_room(module) for module in MODULES}
-    assert rooms - CONTENT <= set().union(*LAYERS)
+    packages = {_package(module) for module in MODULES}
+    assert packages - CONTENT <= set().union(*LAYERS)
 
 
-def test_rooms_import_lower_layers_only() -> None:
+def test_packages_import_lower_layers_only() -> None:
     wrong = {
         f"{module}: {name}"
         for module, names in IMPORTS.items()
         for name in names
-        if name.split(".")[0] == "manynet" and _room(module) not in CONTENT
-        if _room(name) in CONTENT
-        or (_room(name) != _room(module) and _layer(_room(name)) >= _layer(_room(module)))
+        if name.split(".")[0] == "manynet" and _package(module) not in CONTENT
+        if _package(name) in CONTENT
+        or (_package(name) != _package(module) and _layer(_package(name)) >= _layer(_package(module)))
     }
     assert not wrong
 
@@ -113,11 +113,11 @@ def test_no_circle_of_packages() -> None:
     _assert_no_circle(arrows)
 
 
-def test_rooms_without_ray() -> None:
+def test_packages_without_ray() -> None:
     wrong = {
         f"{module}: {name}"
         for module, names in IMPORTS.items()
-        if _room(module) in NO_RAY | CONTENT
+        if _package(module) in NO_RAY | CONTENT
         for name in names
         if name.split(".")[0] == "ray"
         and not (name == "ray.tune" or name.startswith("ray.tune.search.sample"))

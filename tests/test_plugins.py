@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import yaml
@@ -484,3 +486,20 @@ def test_plug_ins_are_checked_run_killed_and_resumed_from_elsewhere(
     assert len(after) == 8
     assert all(f"latency@{DEVICE}" in record.metrics for record in after.values())
     assert yaml.safe_load((folder / "run" / "experiment.yaml").read_text())["data"] == "own_data:few"
+
+
+def test_what_the_page_on_plug_ins_shows_keeps_its_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "plug-ins.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (flowers,) = (block for block in blocks if "def flowers" in block)
+    (largest,) = (block for block in blocks if "class Largest" in block)
+    (tmp_path / "shown_data.py").write_text(flowers)
+    (tmp_path / "shown_trainer.py").write_text(largest)
+    images = np.random.default_rng(0).integers(0, 256, (60, 3, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "flowers.npz", images=images, labels=np.arange(60) % 3)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    require(check_data("shown_data:flowers", fresh_process=False))
+    require(check_strategy("shown_trainer:Largest"))

@@ -171,6 +171,19 @@ def test_best_reads_the_ledger(study: mn.Study) -> None:
         study.best("accuracy", where="parameters <= 1")
 
 
+def test_best_is_printed_by_the_name_of_its_folder_with_units(study: mn.Study) -> None:
+    ran = CliRunner().invoke(app, ["best", study.folder, "--by", "test_accuracy"])
+    assert ran.exit_code == 0, ran.output
+    folder = Path(study.best("test_accuracy").details["folder"]).name
+    assert ran.output.split("\n")[0].strip() == f"finalist {folder}"
+    assert f"latency@{DEVICE} (ms)" in ran.output
+
+
+def test_nothing_is_best_before_anything_is_evaluated(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="the study has evaluated no subnet yet"):
+        mn.Study(tmp_path / "run", f"{__file__}:space").best()
+
+
 def test_the_front_and_what_it_chose_are_printed(study: mn.Study) -> None:
     found = study.found()
     ran = CliRunner().invoke(app, ["front", study.folder, "--choice", "width"])

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from manynet.cli.stopping import stopped
+from manynet.records.conditions import LATENCY
 from manynet.storage import join
 
 if TYPE_CHECKING:
@@ -89,9 +90,12 @@ def best(
     from manynet.studies.study import Study
 
     record = Study.open(folder).best(column, where)
-    table = Table("column", "value", title=f"{record.kind} {record.key}")
-    for name, value in record.metrics.items():
-        table.add_row(name, _figure(value))
+    # A finalist goes by the name of its folder.
+    name = record.details.get("folder", record.key).removeprefix("finalists/")
+    table = Table("column", "value", title=f"{record.kind} {name}")
+    for column_name, value in record.metrics.items():
+        unit = " (ms)" if column_name.startswith(LATENCY) else ""
+        table.add_row(f"{column_name}{unit}", _figure(value))
     for name, value in record.architecture.items():
         table.add_row(name, str(value), style="dim")
     if "folder" in record.details:
@@ -152,8 +156,10 @@ def _show(study: Study) -> None:
         columns = [c for c in wanted if c in finalists[0].metrics]
         columns += [c for c in finalists[0].metrics if c.startswith("latency@")]
         table = Table(title="Finalists")
-        for name in ("in finalists/", *columns):
-            table.add_column(name.replace("latency@", "ms on\n"), overflow="fold")
+        # Names of folders are copied from here.
+        table.add_column("in finalists/", no_wrap=True)
+        for name in columns:
+            table.add_column(name.replace(LATENCY, "ms on\n"), overflow="fold")
         for record in finalists:
             folder = record.details["folder"].removeprefix("finalists/")
             table.add_row(folder, *(_figure(record.metrics[c]) for c in columns))

@@ -9,4 +9,6 @@ from manynet.data.bundled import digits as digits
 from manynet.data.features import Categorical as Categorical
 from manynet.data.features import Features as Features
 from manynet.data.images.augment import augment as augment
+from manynet.data.images.in_memory import from_arrays as from_arrays
 from manynet.data.load import load as load
+from manynet.data.row_access import RandomAccessSplit as RandomAccessSplit

@@ -69,7 +69,8 @@ class Split(ABC):
             world: how many workers share the stream.
 
         Raises:
-            DataError: if `size` is not a positive multiple of `world`, or `rank` is not below it.
+            DataError: if `size` is not a positive multiple of `world`, `rank` is not from 0 to below it, or
+                `start` is below 0.
         """
 
     @abstractmethod

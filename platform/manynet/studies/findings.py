@@ -149,11 +149,13 @@ def best(records: Sequence[Record], task: Task, column: str | None = None, where
     """The best evaluated subnet or finalist; see :meth:`manynet.studies.study.Study.best`.
 
     Raises:
-        StudyError: when no subnet has the column, or none meets the conditions.
+        StudyError: when there is no subnet yet, none has the column, or none meets the conditions.
     """
     column = task.metric if column is None else column
     conditions = parse_conditions(where)
     subnets = [record for record in records if record.kind in ("evaluation", "finalist")]
+    if not subnets:
+        raise StudyError("the study has evaluated no subnet yet")
     columns = list(dict.fromkeys(name for record in subnets for name in record.metrics))
     for name in [column, *(condition.column for condition in conditions)]:
         if name not in columns:

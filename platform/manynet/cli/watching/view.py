@@ -142,7 +142,8 @@ def _pace(search: SearchStatus) -> str:
 def _figures(search: SearchStatus, width: int) -> list[RenderableType]:
     idle = "" if search.idle_share is None else f", idle {search.idle_share:.0%}"
     counts = Text(no_wrap=True, overflow="ellipsis")
-    counts.append(f"front of {len(search.front)}   {search.evaluators} evaluators{idle}   ")
+    evaluators = "1 evaluator" if search.evaluators == 1 else f"{search.evaluators} evaluators"
+    counts.append(f"front of {len(search.front)}   {evaluators}{idle}   ")
     counts.append(f"{search.failed} failed", "bold red" if search.failed else "dim")
     if search.constraints:
         counts.append(f"   {' and '.join(search.constraints)}", "dim")

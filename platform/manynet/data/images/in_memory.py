@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from manynet.data.base import Batch, Data, Images
+from manynet.data.base import Batch, Data, DataError, Images
 from manynet.data.images.pixels import Pixels
 from manynet.data.order import Rows
 from manynet.data.row_access import RandomAccessSplit
-from manynet.data.splitting import Parts
+from manynet.data.splitting import Parts, split
 
 CHUNK = 4096
 
@@ -81,10 +83,10 @@ def in_memory(name: str, images: Pixels, labels: NDArray[np.int64], parts: Parts
     normalisation = Normalisation.of(images[parts.train])
     train, validation, test = (MemorySplit(images[rows], labels[rows], normalisation) for rows in parts)
     content = hashlib.blake2b(repr((images.shape[1:], seed)).encode(), digest_size=8)
-    for split in (train, validation, test):
-        content.update(len(split).to_bytes(8, "little"))
-        content.update(split.images.data)
-        content.update(split.labels.data)
+    for part in (train, validation, test):
+        content.update(len(part).to_bytes(8, "little"))
+        content.update(part.images.data)
+        content.update(part.labels.data)
     return Data(
         name=name,
         digest=content.hexdigest(),
@@ -93,3 +95,46 @@ def in_memory(name: str, images: Pixels, labels: NDArray[np.int64], parts: Parts
         test=test,
         features=Images(int(labels.max()) + 1, images.shape[1], normalisation.mean, normalisation.std),
     )
+
+
+def from_arrays(
+    name: str,
+    images: Pixels,
+    labels: NDArray[Any],
+    *,
+    parts: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Data:
+    """Make a data set of one's own images.
+
+    Args:
+        name: what reports call it.
+        images: uint8 `(N, C, H, W)`, grey (`C` 1) or RGB (`C` 3).
+        labels: whole numbers from 0, `(N,)`.
+        parts: ``"train"``, ``"validation"`` or ``"test"`` of each image. Where validation or test is missing, a tenth
+            of the training images is drawn for it, as many of each class; None draws both.
+        seed: of the draws.
+
+    Raises:
+        DataError: for arrays that are not as above.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise DataError(
+            f"images must be uint8 of shape (N, 1 or 3, H, W), but got {images.dtype} of shape {images.shape}"
+        )
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1] or (labels < 0).any():
+        raise DataError(
+            f"labels must be whole numbers from 0, one for each of {len(images)} images, "
+            f"but got {labels.dtype} of shape {labels.shape}{f' from {labels.min()}' * bool(labels.size)}"
+        )
+    named = np.array(["train"] * len(labels) if parts is None else list(parts))
+    wrong = next((str(one) for one in named if one not in Parts._fields), None)
+    if wrong is not None or named.shape != labels.shape:
+        raise DataError(
+            f"parts must be one of {', '.join(Parts._fields)} for each of {len(images)} images, "
+            f"but got {len(named) if wrong is None else repr(wrong)}"
+        )
+    given = {part: np.flatnonzero(named == part) for part in Parts._fields if part in ("train", *named)}
+    labels = labels.astype(np.int64)
+    return in_memory(name, np.ascontiguousarray(images), labels, split(labels, given, seed), seed)
