@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
 from manynet.devices import DeviceError, DevicePool, running
@@ -291,6 +292,15 @@ def test_a_killed_device_is_started_again_and_no_network_is_lost(tmp_path: Path)
         (after,) = pool.statuses()
         assert (after.state, after.deaths, after.measured) == ("in service", 1, 3)
         assert after.actor != status.actor
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_device_whose_node_goes_before_it_starts_says_so() -> None:
+    gone = NodeAffinitySchedulingStrategy(node_id="ab" * 28, soft=False)
+    place = Place("ab" * 28, {"scheduling_strategy": gone})
+    station = Station(DeviceName.parse("host/torch"), place, Lease(), 0, RULES)
+    with pytest.raises(DeviceError, match="device host/torch must start, but its node is gone"):
+        asyncio.run(station.start())
 
 
 @pytest.mark.slow

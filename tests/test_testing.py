@@ -252,6 +252,10 @@ class Bare(mn.tasks.Classification):
             "Sample must draw from its generator alone",
         ),
         ({"sample": lambda rng: {"width": 5}}, "Sample must draw an architecture of the space"),
+        (
+            {"domains": {"width": tune.choice([4, 8]), "widht": tune.choice([4, 8])}},
+            "Every choice must be read by the network of some architecture, but 'widht' was read by none",
+        ),
         ({"task": Bare(10)}, "Repr of the task must be the same in every process"),
     ],
 )

@@ -181,7 +181,7 @@ class Station:
 async def _answer(name: DeviceName, reference: Awaitable[T]) -> T:
     try:
         return await reference
-    except ray.exceptions.RayActorError as error:
+    except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError) as error:
         raise ActorDiedError(typed_line(error)) from None
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)

@@ -12,7 +12,7 @@ from manynet.testing.findings import Findings, isolated, resolved
 from manynet.testing.space_choices import Archs, check_choices
 from manynet.testing.space_forward import check_forward
 from manynet.testing.space_identity import check_identity
-from manynet.testing.space_subnets import check_reach, check_saved, check_subnets
+from manynet.testing.space_subnets import check_reach, check_read, check_saved, check_subnets
 from manynet.testing.space_undecided import check_undecided
 
 
@@ -46,6 +46,7 @@ def _check_networks(space: SearchSpace, network: nn.Module, archs: Archs, findin
     check_subnets(space, network, archs, findings)
     check_saved(space, network, archs[0].canonical, findings)
     check_reach(space, network, [arch.canonical for arch in archs], findings)
+    check_read(space, findings)
     check_undecided(space, network, findings)
 
 

@@ -26,6 +26,7 @@ from manynet.testing.space_choices import Archs
 from manynet.testing.space_forward import TOLERANCE, gap
 
 _FEW = 256
+_DRAWS = 200
 
 
 def check_subnets(space: SearchSpace, network: nn.Module, archs: Archs, findings: Findings) -> None:
@@ -108,6 +109,21 @@ def check_reach(
         got = f"at most {reached[name]} of it" if name in reached else "none of it"
         rule = "every weight must be of some architecture"
         findings.expect(False, rule, f"{name} {whole[name]} is used by none: {got}")
+
+
+def check_read(space: SearchSpace, findings: Findings) -> None:
+    """Every choice must be read by some architecture's network: another makes a space larger and nothing different.
+
+    Canonical architectures are without the keys that nothing reads.
+    """
+    rule = "every choice must be read by the network of some architecture"
+    with findings.trying(rule):
+        left = set(space.domains)
+        for arch in chain(_covering(space), map(space.sample, range(_DRAWS))):
+            left -= set(arch)
+            if not left:
+                return
+        findings.expect(False, rule, f"{min(left)!r} was read by none of many")
 
 
 Shapes = Mapping[str, tuple[int, ...]]
