@@ -30,8 +30,8 @@ from manynet.studies.study import StudyError
 
 ROOT = Path(__file__).parent.parent
 FAST: dict[str, Any] = {"batch_size": 32, "augment": "none", "learning_rate": 3e-3}
-TRAIN = {**FAST, "steps": 60, "evaluate_every": 60, "checkpoint_every": 20}
-SEARCH = {"objectives": ["accuracy:max", f"latency@{DEVICE}:min"], "evaluations": 6, "evaluators": 2}
+TRAIN = {**FAST, "workers": 0, "steps": 60, "evaluate_every": 60, "checkpoint_every": 20}
+SEARCH = {"objectives": ["accuracy:max", f"latency@{DEVICE}:min"], "evaluations": 6, "evaluators": 1}
 FINALISTS = {
     **FAST,
     "workers": 0,

@@ -108,7 +108,8 @@ def read_experiment(path: Path, changes: Sequence[str] = ()) -> Experiment:
 def modules_on_record(text: str, name: str) -> dict[str, str]:
     """The key ``modules`` of an experiment file, read before the names that those modules hold."""
     modules = _content(text, name, []).get("modules")
-    return modules if isinstance(modules, dict) else {}
+    # What is of another kind is refused with the rest of the file.
+    return {k: v for k, v in modules.items() if isinstance(v, str)} if isinstance(modules, dict) else {}
 
 
 def variants(experiment: Experiment) -> dict[str, Experiment]:
