@@ -51,8 +51,8 @@ OPTIONS = (
     Option("--space", "search_spaces.vit:deit_scaling", quick="search_spaces.vit:tiny"),
     Option("--subnets", 30, quick=2),
     Option("--ways", tuple(WAYS), "the lease first, which others are compared with", quick=("lease",)),
-    Option("--drawn", 1000, "that the subnets are chosen from", quick=8),
-    Option("--measured", 60, "that the choice learns latency from", quick=5),
+    Option("--drawn", 1000, "that the subnets are chosen from", quick=12),
+    Option("--measured", 60, "that the choice learns latency from", quick=10),
 )
 BARS = {"tau_lease": at_least(0.95), "difference_lease": at_most(0.03), "span": at_least(SPAN)}
 Runs = tuple[list[float], list[float], int]

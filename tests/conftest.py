@@ -30,6 +30,9 @@ os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 # A process more for each training, which waits for a machine of a cloud to be taken away.
 os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 
+# Nobody looks at how busy the processes of the tests' Rays are, which each Ray asks every five seconds.
+os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "600000"
+
 # A process that a test starts imports a hundred modules of Manynet: compiled once, not by each.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False

@@ -421,7 +421,10 @@ def _trained_only(study: mn.Study, folder: Path) -> Path:
     ("changes", "message"),
     [
         (["space=search_spaces.vit:huge"], "names nothing"),
-        (["space=manynet.studies.study:Study"], "must name a SearchSpace, but names"),
+        (
+            ["space=manynet.studies.study:Study"],
+            "must give a SearchSpace when called without arguments, but raised",
+        ),
         (["data=cifar"], "data must be one of"),
         (["search.sampler=nope"], "sampler must be one of"),
         (["search.constraints=[parameters <= 3]"], "parameters must be within"),
