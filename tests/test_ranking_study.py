@@ -57,7 +57,11 @@ def test_strategies_share_what_train_says(tmp_path: Path) -> None:
         ("count: 3", "count: 2", "anchors.count: input should be greater than or equal to 3, but got 2"),
         ("finetune_steps: 2", "finetune_steps: -1", "score.finetune_steps: .* but got -1"),
         ("vit:tiny", "vit:tny", "names nothing"),
-        ("vit:tiny", "vit:DEIT_TINY", "must name a SearchSpace, but names"),
+        (
+            "vit:tiny",
+            "vit:DEIT_TINY",
+            "must name a SearchSpace, or a function or class that gives one, but names",
+        ),
         ("data: digits", "data: flights", "does not fit space"),
         ("trainers.single_path:SinglePath", "trainers.finetune:FineTune", "trains a subnet"),
     ],
