@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -155,11 +156,13 @@ def _show(study: Study) -> None:
         wanted = (f"test_{metric}", metric, "parameters", "macs")
         columns = [c for c in wanted if c in finalists[0].metrics]
         columns += [c for c in finalists[0].metrics if c.startswith("latency@")]
-        table = Table(title="Finalists")
+        # In 80 columns, the width where there is no terminal.
+        table = Table(title="Finalists", box=SIMPLE_HEAD)
         # Names of folders are copied from here.
         table.add_column("in finalists/", no_wrap=True)
         for name in columns:
-            table.add_column(name.replace(LATENCY, "ms on\n"), overflow="fold")
+            heading = name.replace(LATENCY, "ms on\n").replace("test_", "test_\n").replace("/", "/\n")
+            table.add_column(heading, overflow="fold")
         for record in finalists:
             folder = record.details["folder"].removeprefix("finalists/")
             table.add_row(folder, *(_figure(record.metrics[c]) for c in columns))
