@@ -29,13 +29,13 @@ RAY = Path(sys.executable).parent / "ray"
 SETTINGS: dict[str, dict[str, Any]] = {
     "train": {"steps": 12, "workers": 1, "evaluate_every": 12},
     "search": {"evaluations": 3, "evaluators": 2, "validation_examples": 64, "calibration_batches": 1},
-    "finalists": {"count": 1, "anchors": 0, "steps": 4, "workers": 1},
+    "finalists": {"count": 1, "anchors": 0, "steps": 4, "workers": 0},
 }
 SHRUNK = [
     f"--set={step}.{key}={value}" for step, settings in SETTINGS.items() for key, value in settings.items()
 ]
 # Training on workers of the cluster is what the test of a space of one's own looks at.
-SHRUNK += [f"--set={step}.workers=0" for step in ("train", "finalists")]
+SHRUNK += ["--set=train.workers=0"]
 OWN_NET = (ROOT / "examples" / "tiny_conv.py").read_text().split("study = ")[0]
 OWN_STUDY = """
 import json

@@ -601,6 +601,16 @@ class Own(InProcessTool):
         return TorchEager().loaded(subnet, example, name)
 
 
+class Silent(Own):
+    def loaded(self, subnet: nn.Module, example: tuple[torch.Tensor, ...], name: Any) -> Callable[[], Any]:
+        run = super().loaded(subnet, example, name)
+
+        def without_outputs() -> None:
+            run()
+
+        return without_outputs
+
+
 class Constant(Own):
     def prepare(
         self, subnet: nn.Module, example: tuple[torch.Tensor, ...], name: Any
@@ -700,6 +710,7 @@ class Needy(Own):
             OneExample,
             "must run, export or trace the network on the whole batch, but called it with batches of 1",
         ),
+        (Silent, "a run must give its outputs, a tensor or array, but gave None"),
         (Unlike, "Outputs must be PyTorch's to 0.001 in float32, but differ by"),
         (Casting, "Prepare must leave the network and its example as they are"),
         (

@@ -17,6 +17,7 @@ from manynet.records.conditions import LATENCY
 from manynet.storage import join
 
 if TYPE_CHECKING:
+    from manynet.records.ledger import Record
     from manynet.studies.study import Study
     from manynet.studies.sweep import Sweep
 
@@ -91,12 +92,10 @@ def best(
     from manynet.studies.study import Study
 
     record = Study.open(folder).best(column, where)
-    # A finalist goes by the name of its folder.
-    name = record.details.get("folder", record.key).removeprefix("finalists/")
-    table = Table("column", "value", title=f"{record.kind} {name}")
-    for column_name, value in record.metrics.items():
-        unit = " (ms)" if column_name.startswith(LATENCY) else ""
-        table.add_row(f"{column_name}{unit}", _figure(value))
+    table = Table("column", "value", title=f"{record.kind} {_name(record)}")
+    for name, value in record.metrics.items():
+        unit = " (ms)" if name.startswith(LATENCY) else ""
+        table.add_row(f"{name}{unit}", _figure(value))
     for name, value in record.architecture.items():
         table.add_row(name, str(value), style="dim")
     if "folder" in record.details:
@@ -164,8 +163,7 @@ def _show(study: Study) -> None:
             heading = name.replace(LATENCY, "ms on\n").replace("test_", "test_\n").replace("/", "/\n")
             table.add_column(heading, overflow="fold")
         for record in finalists:
-            folder = record.details["folder"].removeprefix("finalists/")
-            table.add_row(folder, *(_figure(record.metrics[c]) for c in columns))
+            table.add_row(_name(record), *(_figure(record.metrics[c]) for c in columns))
         console.print(table)
     baseline = study.baseline() if finalists else None
     if baseline is not None:
@@ -174,6 +172,11 @@ def _show(study: Study) -> None:
     if ranking is not None:
         console.print(ranking.verdict, style=None if ranking.carries_search else "yellow", soft_wrap=True)
     console.print(f"report: {join(study.folder, 'report.html')}", soft_wrap=True)
+
+
+def _name(record: Record) -> str:
+    """A finalist goes by its folder in ``finalists/``."""
+    return str(record.details.get("folder", record.key)).removeprefix("finalists/")
 
 
 def _figure(value: float) -> str:

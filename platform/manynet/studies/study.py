@@ -103,9 +103,9 @@ class Study:
         training.check_packages(study.data)
         # What is refused at once comes before what takes seconds.
         for name, settings in experiment.steps.items():
-            on_record.check_same(study.folder, getattr(study.experiment, name), settings)
-        for name, settings in experiment.steps.items():
-            study._check(name, settings)
+            study._check_same(name, settings)
+        for settings in experiment.steps.values():
+            study._check(settings)
         check_writable(study.folder)
         for name, settings in experiment.steps.items():
             study._put_on_record(name, settings)
@@ -336,7 +336,8 @@ class Study:
 
     def _begin(self, step: str, settings: Settings) -> None:
         """Check a step's settings, then put them on record."""
-        self._check(step, settings)
+        self._check_same(step, settings)
+        self._check(settings)
         self._put_on_record(step, settings)
 
     def _put_on_record(self, step: str, settings: Settings) -> None:
@@ -345,8 +346,10 @@ class Study:
             self.experiment = changed.model_copy(update={"modules": located(changed) or None})
             on_record.write(self.folder, self.experiment)
 
-    def _check(self, step: str, settings: Settings) -> None:
+    def _check_same(self, step: str, settings: Settings) -> None:
         on_record.check_same(self.folder, getattr(self.experiment, step), settings)
+
+    def _check(self, settings: Settings) -> None:
         check_step(settings, self.space, self.experiment.space, self.folder)
 
     def _device_names(self) -> list[str]:
