@@ -1,14 +1,16 @@
-"""A device tool for tests in which a network must be measured and nobody looks at how well."""
+"""Device tools for tests: one that measures in no time, and one whose times a busy machine does not change."""
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from manynet.devices import DeviceName
 from manynet.devices.timing import Timing, hastily
 from manynet.devices.tools.torch_eager import TorchEager
 
-DEVICE = "host/hasty:Torch"
+DEVICE, STEADY = "host/hasty:Torch", "host/hasty:Steady"
 
 
 class Torch(TorchEager):
@@ -24,3 +26,16 @@ class Torch(TorchEager):
                 return measure()
 
         return measure_hastily
+
+
+class Steady(TorchEager):
+    """What a network multiplies, at 1e9 operations a second, within a hundredth: for tests of what such times lead to."""
+
+    def prepare(
+        self, subnet: nn.Module, example: tuple[Tensor, ...], name: DeviceName
+    ) -> Callable[[], Timing]:
+        with FlopCounterMode(display=False) as counter:
+            subnet(*example)
+        operations = counter.get_total_flops()
+        milliseconds = operations / 1e6 * (1 + math.sin(operations) / 100)
+        return lambda: Timing(milliseconds, spread=0.01, count=5, steady=True)

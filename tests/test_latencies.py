@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hasty import DEVICE
+from hasty import STEADY as DEVICE
 from ray import tune
 
 import manynet as mn
@@ -66,7 +66,6 @@ def study(ray_cluster: None, board: Path, tmp_path_factory: pytest.TempPathFacto
         evaluations=FIRST + 12,
         evaluators=1,
         validation_examples=32,
-        prediction_deviation=0.5,  # a busy machine must not decide what is predicted
         tables={"board/torch": str(board)},
     )
     made.finalists(count=2, steps=1, anchors=0, workers=0)
