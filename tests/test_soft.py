@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -11,8 +12,11 @@ from torch import nn
 
 from manynet import elastic
 from manynet.elastic.count import Count, Expectation
-from manynet.elastic.recorder import PlainOperations, Recorder, parameters_of, watch
+from manynet.elastic.operations import Operations
+from manynet.elastic.recorder import Recorder
 from manynet.elastic.soft import Soft
+from manynet.elastic.usage import Usage
+from manynet.elastic.watched import Watched
 
 OPTIONS: dict[str, list[Any]] = {
     "width": [2, 4, 6],
@@ -82,11 +86,11 @@ def one_hot(arch: dict[str, Any]) -> dict[str, torch.Tensor]:
     }
 
 
-def metered(net: nn.Module, arch: dict[str, Any]) -> Recorder:
-    meta = net.to("meta")
-    with torch.no_grad(), Recorder(metering=True) as recorder:
-        meta(torch.empty(1, 3, 5, 5, device="meta"), arch)
-    return recorder
+def metered(net: nn.Module, arch: dict[str, Any]) -> tuple[Count | int, Count | int]:
+    """Multiply-adds and parameters."""
+    watched = Watched(copy.deepcopy(net).to("meta"))
+    recorder = watched.record([torch.empty(1, 3, 5, 5, device="meta")], arch, metering=True)
+    return recorder.macs, Usage(watched.network, recorder).parameters
 
 
 ALL = [dict(zip(OPTIONS, values, strict=True)) for values in itertools.product(*OPTIONS.values())]
@@ -110,11 +114,10 @@ def test_one_hot_weights_are_a_hard_choice(arch: dict[str, Any], training: bool)
 
 def test_expected_cost_is_the_mean_over_all_hard_choices() -> None:
     net = Net()
-    watch(net)
     torch.manual_seed(0)
     weights = {key: torch.rand(len(options)).softmax(0) for key, options in OPTIONS.items()}
-    recorder = metered(net, softened(weights))
-    macs, parameters = Expectation(recorder.macs), Expectation(parameters_of(recorder))
+    counted = metered(net, softened(weights))
+    macs, parameters = map(Expectation, counted)
     mean_macs = mean_parameters = 0.0
     for arch in ALL:
         chance = 1.0
@@ -122,20 +125,18 @@ def test_expected_cost_is_the_mean_over_all_hard_choices() -> None:
             chance *= float(weights[key][OPTIONS[key].index(value)])
         hard = metered(net, arch)
         at = {key: OPTIONS[key].index(value) for key, value in arch.items()}
-        assert isinstance(recorder.macs, Count) and recorder.macs.at(at) == hard.macs
-        found = parameters_of(recorder)
-        assert isinstance(found, Count) and found.at(at) == parameters_of(hard)
-        mean_macs += chance * float(hard.macs)  # type: ignore[arg-type]
-        mean_parameters += chance * float(parameters_of(hard))  # type: ignore[arg-type]
+        for count, one in zip(counted, hard, strict=True):
+            assert isinstance(count, Count) and count.at(at) == one
+        mean_macs += chance * float(hard[0])  # type: ignore[arg-type]
+        mean_parameters += chance * float(hard[1])  # type: ignore[arg-type]
     assert float(macs(weights)) == pytest.approx(mean_macs, rel=1e-5)
     assert float(parameters(weights)) == pytest.approx(mean_parameters, rel=1e-5)
 
 
 def test_slopes_of_the_cost_reach_every_choice() -> None:
     net = Net()
-    watch(net)
     weights = {key: torch.rand(len(options)).softmax(0).requires_grad_() for key, options in OPTIONS.items()}
-    expected = Expectation(metered(net, softened(weights)).macs)
+    expected = Expectation(metered(net, softened(weights))[0])
     expected(weights).backward()
     for key, weight in weights.items():
         assert weight.grad is not None and len(set(weight.grad.tolist())) == len(OPTIONS[key]), key
@@ -153,9 +154,10 @@ def test_slopes_of_the_loss_reach_every_choice_through_normalisation() -> None:
 def test_multiply_adds_are_those_that_pytorch_counts() -> None:
     net = Net()
     for arch in ALL[::13]:
-        with torch.no_grad(), PlainOperations() as plain:
-            net.to("meta")(torch.empty(1, 3, 5, 5, device="meta"), arch)
-        assert plain.macs == metered(net, arch).macs
+        recorder = Recorder(metering=True)
+        with torch.no_grad(), Operations(recorder):
+            copy.deepcopy(net).to("meta")(torch.empty(1, 3, 5, 5, device="meta"), arch)
+        assert recorder.macs == metered(net, arch)[0]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_multiply_adds_are_those_that_pytorch_counts() -> None:
     [([(2, 3), (4, 3)], 0), ([(2, 3), (2, 1), (2, 5)], -1), ([(3,), (0,)], 0), ([(2, 3)], 1)],
 )
 def test_a_concatenation_is_as_large_as_pytorchs(shapes: list[tuple[int, ...]], dim: int) -> None:
-    with PlainOperations():
+    with Operations(Recorder(metering=True)):
         joined = torch.cat([torch.empty(shape, device="meta") for shape in shapes], dim)
     assert (joined.shape, joined.device.type) == (
         torch.cat(list(map(torch.empty, shapes)), dim).shape,
@@ -178,11 +180,11 @@ def test_a_concatenation_is_as_large_as_pytorchs(shapes: list[tuple[int, ...]], 
 def test_a_concatenation_that_does_not_fit_is_pytorchs_error(
     shapes: list[tuple[int, ...]], dim: int, message: str
 ) -> None:
-    with PlainOperations(), pytest.raises((RuntimeError, IndexError), match=message):
+    with Operations(Recorder(metering=True)), pytest.raises((RuntimeError, IndexError), match=message):
         torch.cat([torch.empty(shape, device="meta") for shape in shapes], dim)
 
 
 def test_a_concatenation_of_two_types_has_pytorchs() -> None:
-    with PlainOperations():
+    with Operations(Recorder(metering=True)):
         joined = torch.cat([torch.empty(2, device="meta", dtype=d) for d in (torch.int64, torch.float32)])
     assert joined.dtype == torch.float32

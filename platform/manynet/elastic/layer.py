@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from manynet.elastic.count import Count, largest, product
+from manynet.elastic.count import Count, largest
 from manynet.elastic.recorder import Use, recording
 from manynet.elastic.slices import slicing
 from manynet.elastic.soft import Soft
@@ -122,29 +122,11 @@ class Elastic(nn.Module):
         """Parameters and buffers cut to the union of the slices of ``uses``, by name."""
         return {name: leading(self.get_tensor(name), sizes) for name, sizes in decided(uses).items()}
 
-    def used(self, uses: Sequence[Use]) -> Mapping[str, Count | int]:
-        """Number of elements in the union of the slices of ``uses``, by the tensor's name."""
-        sizes = union(uses)
-        if not any(isinstance(size, Count) for dims in sizes.values() for size in dims):
-            return {name: tensor.numel() for name, tensor in self.narrowed(uses).items()}
-        rest = {name: self.get_tensor(name).shape[len(dims) :].numel() for name, dims in sizes.items()}
-        return {name: product(*dims, rest[name]) for name, dims in sizes.items()}
-
     def get_tensor(self, name: str) -> torch.Tensor:
         """A direct parameter or buffer."""
         tensor = getattr(self, name)
         assert isinstance(tensor, torch.Tensor)
         return tensor
-
-    def shrink(self, uses: Sequence[Use]) -> None:
-        """Cut tensors to the slices of ``uses``, as copies. Only for a copy of a network."""
-        for name, tensor in self.narrowed(uses).items():
-            copy = tensor.detach().clone(memory_format=torch.contiguous_format)
-            if name in self._parameters:
-                setattr(self, name, nn.Parameter(copy, requires_grad=self.get_tensor(name).requires_grad))
-            else:
-                setattr(self, name, copy)
-        self.resized()
 
     def resized(self) -> None:
         """Update attributes that repeat the tensors' sizes."""

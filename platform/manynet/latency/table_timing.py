@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from manynet.devices.name import DeviceName
 from manynet.devices.timing import time_run
 from manynet.elastic.recorder import Use
+from manynet.elastic.replacing import copied, replace_tensors
+from manynet.elastic.watched import silence
 from manynet.errors import ManynetError
 from manynet.latency.operation_families import Family, families, farthest_points
 from manynet.latency.operations import Call, LatencyTableError, Operation, every_operation
@@ -132,10 +134,12 @@ def measure_subnets(
 def single_operation(call: Call, operation: Operation) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A network of one operation (the call's layer with the operation's sizes), and its inputs."""
     layer = copy.deepcopy(call.layer)
-    layer.shrink([Use(dict(operation.sizes), call.geometry)])
+    # There is no recorder here, but reporting to one takes time.
+    silence(layer)
+    parts = layer.narrowed([Use(dict(operation.sizes), call.geometry)])
+    wholes = {name: layer.get_tensor(name) for name in parts}
+    replace_tensors(layer, {id(whole): copied(parts[name], whole) for name, whole in wholes.items()})
     layer.to_empty(device="cpu")
-    # Its hook reports to a recorder. There is no recorder here, but the hook takes time.
-    layer._forward_pre_hooks.clear()
     for tensor in (*layer.parameters(), *layer.buffers()):
         # Uninitialised memory can hold numbers that compute slower.
         tensor.detach().fill_(1)

@@ -6,13 +6,12 @@ dict of choices; its canonical form lacks the keys that its network does not rea
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import nn
 
 from manynet.data.features import Features
 from manynet.elastic.count import Count
-from manynet.elastic.recorder import PlainOperations, Recorder, Use, parameters_of, watch
+from manynet.elastic.recorder import Use
 from manynet.elastic.soft import Soft, soft
 from manynet.space.domains import (
     ArchitectureError,
@@ -35,6 +34,7 @@ from manynet.space.domains import (
     size,
     soft_options,
 )
+from manynet.space.meter import Meter
 from manynet.space.tasks import Task
 
 # Values are numbers and strings; the space knows which a key holds, the type checker does not.
@@ -127,9 +127,9 @@ class SearchSpace:
         return f"SearchSpace({self.name!r}, {len(self.domains)} choices)"
 
     def __getstate__(self) -> dict[str, Any]:
-        # The meta network is a cache with hooks: rebuilding it is cheaper than sending it.
+        # The meter's network is a cache: rebuilding it is cheaper than sending it.
         return {
-            name: value for name, value in vars(self).items() if name not in ("_read", "_meta", "_counted")
+            name: value for name, value in vars(self).items() if name not in ("_read", "_meter", "_counted")
         }
 
     @cached_property
@@ -285,14 +285,14 @@ class SearchSpace:
     @cached_property
     def parts(self) -> list[str]:
         """Names of the supernet's own modules, such as ``blocks`` and ``head``."""
-        return [name for name, _ in self._meta.named_children()]
+        return self._meter.parts
 
     @cached_property
     def _read(self) -> Callable[[tuple[tuple[str, Value], ...]], Reading]:
         @lru_cache(maxsize=4096)
         def read(items: tuple[tuple[str, Value], ...]) -> Reading:
             arch = _Traced(dict(items))
-            macs, parameters = self._metered(arch, self.example(arch, batch=1, device="meta"))
+            macs, parameters = self._meter.cost(arch, arch)
             assert isinstance(macs, int) and isinstance(parameters, int)
             return Reading(frozenset(arch.read), macs, parameters)
 
@@ -303,11 +303,11 @@ class SearchSpace:
 
         Each is a count over all combinations of the undecided choices' options.
         """
-        return self._metered(arch, self.example(self.decided(arch), batch=1, device="meta"))
+        return self._meter.cost(arch, self.decided(arch))
 
     def calls(self, arch: Architecture) -> Mapping[nn.Module, Sequence[Use]]:
         """All calls of each elastic layer at one example; choices may be undecided. Layers are on ``meta``."""
-        return self._recorded(arch, self.example(self.decided(arch), batch=1, device="meta"))[0].uses
+        return self._meter.calls(arch, self.decided(arch))
 
     def decided(self, arch: Architecture) -> dict[str, Value]:
         """The architecture with undecided choices set to their largest number, or first other option."""
@@ -316,30 +316,9 @@ class SearchSpace:
             for key, value in arch.items()
         }
 
-    def _metered(
-        self, arch: Architecture, inputs: tuple[torch.Tensor, ...]
-    ) -> tuple[Count | int, Count | int]:
-        """Multiply-adds and parameters, from one forward pass on ``meta``."""
-        recorder, plain = self._recorded(arch, inputs)
-        return recorder.macs + plain, parameters_of(recorder)
-
-    def _recorded(self, arch: Architecture, inputs: tuple[torch.Tensor, ...]) -> tuple[Recorder, int]:
-        """Recorder of one forward pass on ``meta``, and multiply-adds outside elastic layers."""
-        with torch.no_grad(), PlainOperations() as plain, Recorder(metering=True) as recorder:
-            self._meta(*inputs, arch=arch)
-        return recorder, plain.macs
-
     @cached_property
-    def _meta(self) -> nn.Module:
-        """A supernet on ``meta`` whose modules report their calls to the recorder."""
-        try:
-            with torch.device("meta"):
-                network = self.build()
-        except (RuntimeError, NotImplementedError):
-            # A constructor that reads a tensor's value (.item()) cannot run on meta.
-            network = copy.deepcopy(self.build()).to("meta")
-        watch(network)
-        return network.eval().requires_grad_(False)
+    def _meter(self) -> Meter:
+        return Meter(self.build, partial(self.example, batch=1, device="meta"))
 
 
 def described(arch: Architecture) -> str:

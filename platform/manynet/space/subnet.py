@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from torch import nn
 
 from manynet import references
 from manynet.data.features import Features
-from manynet.elastic.layer import Elastic
-from manynet.elastic.recorder import Recorder, watch
+from manynet.elastic.replacing import copied, replace_tensors
+from manynet.elastic.usage import Usage
+from manynet.elastic.watched import Watched
 from manynet.errors import ManynetError
 from manynet.space.domains import Value
 from manynet.space.search_space import Architecture, SearchSpace
@@ -114,8 +116,9 @@ def extract(
 ) -> Subnet:
     """Copy a subnet out of a supernet, which is not changed.
 
-    The subnet runs once on ``example`` to record its slices. Layers are cut to the slices that ran, modules
-    that did not run are dropped. A layer that ran with different slices keeps their union.
+    The subnet runs on ``example`` to record what it uses: once, and once more in training mode if a module asks
+    for the mode. Layers are cut to the slices that ran; modules that did not run and parameters that no operation
+    read are dropped. A layer that ran with different slices keeps their union, and so do layers that share a tensor.
 
     Args:
         network: the supernet.
@@ -126,45 +129,50 @@ def extract(
     Returns:
         The subnet, in the supernet's training or evaluation mode.
     """
-    shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
-    # The copy shares all tensors: only the module tree is new.
-    structure = copy.deepcopy(network, dict(shared)).eval()
-    handles = watch(structure)
-    with torch.no_grad(), Recorder() as recorder:
-        structure(*example, arch=arch)
-    for handle in handles:
-        handle.remove()
-    _drop_idle(structure, recorder)
-    for layer, uses in recorder.uses.items():
-        assert isinstance(layer, Elastic)
-        layer.shrink(uses)
-    if not share:
-        _own_tensors(structure, shared)
+    live: dict[int, torch.Tensor] = {id(parameter): parameter for parameter in network.parameters()}
+    buffers = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]
+    # The copy shares all parameters. It has buffers of its own, as training may write to them.
+    structure = copy.deepcopy(network, live | {id(buffer): own for buffer, own in buffers})
+    usage = _usage(structure, arch, tuple(example))
+    for buffer, own in buffers:
+        own.copy_(buffer)
+    _drop_unused(structure, usage)
+    shared = {id(own): buffer for buffer, own in buffers} if share else {}
+    replace_tensors(structure, shared | _own_tensors(structure, usage.cut(), share))
     return Subnet(structure, arch).train(network.training)
 
 
-def _drop_idle(module: nn.Module, recorder: Recorder) -> bool:
-    """Remove children that neither ran nor contain one that ran; returns whether ``module`` is needed."""
-    needed = module in recorder.ran
+def _usage(structure: nn.Module, arch: Architecture, example: tuple[torch.Tensor, ...]) -> Usage:
+    """What an architecture uses in evaluation, and in training where that may use more."""
+    watched = Watched(structure)
+    recorders = [watched.record(example, arch)]
+    if recorders[0].asks_mode:
+        with torch.random.fork_rng({x.device for x in example if x.device.type == "cuda"}):
+            recorders.append(watched.record(example, arch, training=True))
+    return Usage(watched.released(), *recorders)
+
+
+def _drop_unused(module: nn.Module, usage: Usage) -> bool:
+    """Remove parameters and modules that were not used; returns whether ``module`` is needed."""
+    needed = usage.needs(module)
     for name, child in module.named_children():
-        if _drop_idle(child, recorder):
+        if _drop_unused(child, usage):
             needed = True
         else:
             # Set to None rather than deleted: indices in a module list must not change.
             module._modules[name] = None
+    for name in usage.unused(module):
+        module._parameters[name] = None
     return needed
 
 
-def _own_tensors(module: nn.Module, shared: dict[int, torch.Tensor]) -> None:
-    """Give ``module`` copies of the tensors it still shares; tied tensors stay tied."""
+def _own_tensors(
+    structure: nn.Module, cut: Mapping[int, torch.Tensor], share: bool
+) -> dict[int, torch.Tensor]:
+    """Copies of the tensors that a subnet does not share, cut, by the identity of the whole ones."""
     copies: dict[int, torch.Tensor] = {}
-    for part in module.modules():
-        for tensors in (part._parameters, part._buffers):
-            for name, tensor in tensors.items():
-                if tensor is None or id(tensor) not in shared:
-                    continue
-                if id(tensor) not in copies:
-                    clone = tensor.detach().clone()
-                    is_parameter = isinstance(tensor, nn.Parameter)
-                    copies[id(tensor)] = nn.Parameter(clone, tensor.requires_grad) if is_parameter else clone
-                tensors[name] = copies[id(tensor)]  # type: ignore[assignment]
+    for tensor in chain(structure.parameters(), structure.buffers()):
+        part = cut.get(id(tensor), tensor)
+        if part is not tensor or not share:
+            copies[id(tensor)] = copied(part, tensor)
+    return copies
