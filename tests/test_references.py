@@ -114,3 +114,22 @@ def test_no_file_is_imported_under_two_names(in_folder: Path) -> None:
 
 def test_a_value_that_no_module_holds_is_not_found() -> None:
     assert references.find(object()) is None
+
+
+@pytest.mark.parametrize("first", ["aaa_user", "nets_declared", "zzz_user"])
+def test_a_value_has_the_name_of_the_module_that_assigns_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    (tmp_path / "nets_declared.py").write_text("class It: pass\nspace = It()\n")
+    (tmp_path / "aaa_user.py").write_text("from nets_declared import space\n")
+    (tmp_path / "zzz_user.py").write_text("from nets_declared import *\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ("aaa_user", "nets_declared", "zzz_user")
+    for name in (first, *names):
+        importlib.import_module(name)
+    try:
+        found = references.find(sys.modules["nets_declared"].space)
+    finally:
+        for name in names:
+            sys.modules.pop(name)
+    assert found == "nets_declared:space"

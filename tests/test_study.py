@@ -129,7 +129,7 @@ def test_a_finalist_loads_and_scores_what_its_record_says(study: mn.Study) -> No
     from manynet.space.evaluation import score
 
     record = study.winners()[0]
-    subnet = mn.Subnet.load(Path(study.folder) / record.details["folder"])
+    subnet = mn.Subnet.load(Path(study.folder) / record.details["folder"], space)
     found = score(subnet, study.space, study.data.test, batch_size=64)
     assert found["accuracy"] == pytest.approx(record.metrics["test_accuracy"])
     about = json.loads((Path(study.folder) / record.details["folder"] / "arch.json").read_text())
@@ -149,7 +149,7 @@ def test_training_scores_and_hands_over_with_renewed_statistics(study: mn.Study)
         assert told[f"{name}/accuracy"] == pytest.approx(again["accuracy"])
         assert told[f"{name}/loss"] == pytest.approx(again["loss"], abs=1e-5)
     for record in study.winners():
-        subnet = mn.Subnet.load(Path(study.folder) / record.details["folder"])
+        subnet = mn.Subnet.load(Path(study.folder) / record.details["folder"], space)
         kept, renewed = (one.network.norm for one in (subnet, calibrated(subnet, space, batches)))
         torch.testing.assert_close(kept.running_mean, renewed.running_mean)
         torch.testing.assert_close(kept.running_var, renewed.running_var)

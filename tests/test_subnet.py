@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import manynet as mn
 from manynet.data.features import Categorical, Features
 from manynet.search_spaces import dmasking, nasrec, pit, vit
-from manynet.space.export import export
+from manynet.space.export import export, write_weights
 from manynet.space.subnet import ExportError
 
 PRESETS = {"tiny": 12, "autoformer_t": 1, "autoformer_s": 1, "autoformer_b": 1, "deit_scaling": 4}
@@ -237,6 +237,11 @@ def test_an_export_loads_three_ways(exported: tuple[Path, mn.Subnet, torch.Tenso
     assert json.loads((folder / "arch.json").read_text())["metrics"] == {"accuracy": 0.5}
 
 
+def rewrite(folder: Path, **changes: Any) -> None:
+    path = folder / "arch.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -250,6 +255,29 @@ def test_an_export_loads_three_ways(exported: tuple[Path, mn.Subnet, torch.Tenso
             lambda f: (f / "arch.json").write_text("{}"),
             "arch.json must say architecture, space, space_digest",
         ),
+        (lambda f: (f / "arch.json").write_bytes(b"\xff"), "arch.json must describe a subnet"),
+        (
+            lambda f: (f / "arch.json").write_text("[1, 2]"),
+            "arch.json must describe a subnet: input should be",
+        ),
+        (
+            lambda f: rewrite(f, architecture=[1, 2]),
+            r"arch.json must describe a subnet: architecture: .*, but got \[1, 2\]",
+        ),
+        (
+            lambda f: rewrite(f, architecture={"depth": 999}),
+            "arch.json must describe a subnet: .*depth must be one",
+        ),
+        (lambda f: rewrite(f, architecture={"no": 1}), "a choice must be one of .*, but got 'no'"),
+        (lambda f: rewrite(f, architecture={}), "arch.json must describe a subnet: .*must say"),
+        (lambda f: rewrite(f, space=7), "arch.json must describe a subnet: space: .*, but got 7"),
+        (lambda f: rewrite(f, features={"dense": 3}), "arch.json must describe a subnet: features"),
+        (
+            lambda f: rewrite(f, space="os:getcwd"),
+            "names code that is not Manynet's, 'os:getcwd': load it with space=",
+        ),
+        (lambda f: rewrite(f, space="manynet.cli:app"), "names code that is not Manynet's"),
+        (lambda f: rewrite(f, space="/tmp/any.py:space"), "names code that is not Manynet's"),
         (
             lambda f: (f / "arch.json").write_text(
                 (f / "arch.json").read_text().replace(vit.tiny.digest, "0" * 16)
@@ -266,8 +294,27 @@ def test_a_damaged_export_is_one_clear_line(
     for name in ("arch.json", "weights.safetensors"):
         (folder / name).write_bytes((exported[0] / name).read_bytes())
     damage(folder)
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(ExportError, match=message) as caught:
         mn.Subnet.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_code_that_an_export_names_runs_only_if_it_is_trusted(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    source = (
+        f"from pathlib import Path\nPath({str(marker)!r}).touch()\nfrom test_subnet import mixed as space\n"
+    )
+    (tmp_path / "mine.py").write_text(source)
+    arch = mixed.sample(3)
+    subnet = mn.extract(Mixed(), arch, mixed.example(arch)).eval()
+    write_weights(subnet, tmp_path, mixed, f"{tmp_path / 'mine.py'}:space", any_batch=True)
+    x = mixed.example(arch)
+    with pytest.raises(ExportError, match=r"names code that is not Manynet's, .*mine.py:space"):
+        mn.Subnet.load(tmp_path)
+    torch.testing.assert_close(mn.Subnet.load(tmp_path, mixed)(*x), subnet(*x))
+    assert not marker.exists()
+    torch.testing.assert_close(mn.Subnet.load(tmp_path, trust=True)(*x), subnet(*x))
+    assert marker.exists()
 
 
 class Drifting(mn.Supernet):

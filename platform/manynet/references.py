@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -42,6 +44,11 @@ def canonical(reference: str) -> str:
     """
     module, colon, name = reference.rpartition(":")
     return f"{_canonical_module(module)}{colon}{name}" if not module.endswith(".py") else reference
+
+
+def is_ours(reference: str) -> bool:
+    """Whether a reference names something of Manynet's own search spaces. Nothing is imported."""
+    return canonical(reference).startswith("manynet.search_spaces.")
 
 
 def load(reference: str) -> Any:
@@ -115,19 +122,45 @@ def _told(error: BaseException) -> str:
 
 
 def find(value: object) -> str | None:
-    """The reference under which ``value`` can be loaded again, or None when no module holds it."""
-    for module_name, module in list(sys.modules.items()):
-        if module_name == "__main__" or not isinstance(module, ModuleType):
-            continue
-        name = _name_in(module, value)
-        if name is not None and getattr(module, "__spec__", None) is not None:
-            return f"{module_name}:{name}"
+    """The reference under which ``value`` can be loaded again, or None when no module holds it.
+
+    Of several modules that hold it, the one that assigns it is taken, not those that import it from there, whichever
+    was loaded first.
+    """
+    held = sorted(
+        f"{module_name}:{name}"
+        for module_name, module in list(sys.modules.items())
+        if module_name != "__main__"
+        and isinstance(module, ModuleType)
+        and getattr(module, "__spec__", None) is not None
+        and (name := _name_in(module, value)) is not None
+    )
+    if len(held) > 1:
+        held = [reference for reference in held if _is_assigned(*reference.split(":"))] or held
+    if held:
+        return held[0]
     main = sys.modules["__main__"]
     name, file = _name_in(main, value), getattr(main, "__file__", None)
     if name is None or file is None:
         return None
     spec = getattr(main, "__spec__", None)
     return f"{spec.name}:{name}" if spec is not None else f"{Path(file).resolve()}:{name}"
+
+
+def _is_assigned(module: str, name: str) -> bool:
+    """Whether the source of a module assigns ``name``, rather than importing it."""
+    try:
+        tree = ast.parse(Path(str(sys.modules[module].__file__)).read_bytes())
+    except (AttributeError, OSError, SyntaxError, ValueError):
+        return False
+    return any(
+        isinstance(node, ast.Name)
+        and isinstance(node.ctx, ast.Store)
+        and node.id == name
+        or isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and node.name == name
+        for node in ast.walk(tree)
+    )
 
 
 def _name_in(module: ModuleType, value: object) -> str | None:
@@ -168,16 +201,34 @@ def _module(name: str, reference: str) -> ModuleType:
 
 
 def _script(path: Path) -> ModuleType:
-    name = f"manynet_script_{path.stem}"
+    """A script as a module, run once in this process, whatever it is called by."""
+    main = sys.modules["__main__"]
+    if _is_file(getattr(main, "__file__", None), path):
+        return main
+    name = f"manynet_script_{path.stem}_{hashlib.sha256(bytes(path.resolve())).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UnknownNameError(f"a script's path must lead to a Python file, but got {str(path)!r}")
     module = importlib.util.module_from_spec(spec)
+    if str(path.resolve().parent) not in sys.path:
+        # Modules beside it are found as when it is run. Last, so that they hide nothing.
+        sys.path.append(str(path.resolve().parent))
+    # Dataclasses and pickle look the module up by its name.
+    sys.modules[name] = module
     token = _reading_script.set(True)
     try:
         spec.loader.exec_module(module)
     except ScriptReadEnough:
         pass
+    except BaseException:
+        del sys.modules[name]
+        raise
     finally:
         _reading_script.reset(token)
     return module
+
+
+def _is_file(file: str | None, path: Path) -> bool:
+    return file is not None and path.is_file() and Path(file).is_file() and path.samefile(file)

@@ -57,7 +57,7 @@ def export(
         torch.onnx.export(program, (), folder / "model.onnx", dynamo=True, external_data=False, verbose=False)
     write_weights(subnet, folder, space, space_reference, any_batch, about)
     whole = len(inputs[0]) if any_batch else 1
-    _compare("weights.safetensors", Subnet.load(folder), inputs, expected, len(inputs[0]))
+    _compare("weights.safetensors", Subnet.load(folder, space), inputs, expected, len(inputs[0]))
     _compare("model.pt2", torch.export.load(folder / "model.pt2").module(), inputs, expected, whole)
     _compare("model.onnx", _onnx_runner(folder / "model.onnx"), inputs, expected, whole)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import nn
@@ -20,8 +20,8 @@ from manynet.data.features import Features
 from manynet.elastic.replacing import copied, replace_tensors
 from manynet.elastic.usage import Usage
 from manynet.elastic.watched import Watched
-from manynet.errors import ManynetError
-from manynet.space.domains import Value
+from manynet.errors import InvalidValue, ManynetError, first_line
+from manynet.space.domains import ArchitectureError, Value, plain
 from manynet.space.search_space import Architecture, SearchSpace
 from manynet.storage import StorageError, join, local_copy, read_bytes
 
@@ -64,51 +64,84 @@ class Subnet(nn.Module):
     def __init__(self, network: nn.Module, arch: Architecture) -> None:
         super().__init__()
         self.network = network
-        self.arch: dict[str, Value] = dict(arch)
+        self.arch: dict[str, Value] = {key: plain(value) for key, value in arch.items()}
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         """The supernet's output for the same inputs and architecture."""
         return self.network(*inputs, arch=self.arch)
 
     @staticmethod
-    def load(folder: str | Path) -> Subnet:
-        """Load an exported subnet from its ``arch.json`` and ``weights.safetensors`` alone.
+    def load(folder: str | Path, space: SearchSpace | None = None, trust: bool = False) -> Subnet:
+        """Load an exported subnet from its ``arch.json`` and ``weights.safetensors``.
+
+        The file names the code of its space. Manynet's own spaces are found by that name; other code runs only if the
+        caller passes the space or trusts the file.
 
         Args:
             folder: local, or any address that pyarrow opens.
+            space: the subnet's search space.
+            trust: import the module or script that ``arch.json`` names. This runs its code.
 
         Raises:
-            ExportError: when a file is missing or damaged, or the space has changed since the export.
+            ExportError: when a file is missing or damaged, names code that is not trusted, or the space has changed
+                since the export.
         """
-        description = _description(folder)
-        space = references.make(SearchSpace, description["space"])
-        if description.get("features"):
-            space = space.fitted(Features.from_dict(description["features"]))
-        if space.digest != description["space_digest"]:
+        described = _description(folder)
+        space = _space_of(described, folder, trust) if space is None else space
+        if described.features is not None:
+            space = space.fitted(described.features)
+        if space.digest != described.space_digest:
             raise ExportError(
-                f"{folder} came from another version of {description['space']}: its space has digest "
-                f"{description['space_digest']}, but got {space.digest}"
+                f"{folder} came from another version of {described.space}: its space has digest "
+                f"{described.space_digest}, but got {space.digest}"
             )
-        arch, weights = description["architecture"], join(folder, "weights.safetensors")
-        subnet = extract(space.build(), arch, space.example(arch)).eval()
+        weights = join(folder, "weights.safetensors")
         try:
+            arch = space.canonical(described.architecture)
+            subnet = extract(space.build(), arch, space.example(arch)).eval()
             with local_copy(weights) as path:
                 load_model(subnet.network, path)
+        except ArchitectureError as error:
+            raise ExportError(f"{join(folder, 'arch.json')} must describe a subnet: {error}") from None
         except (StorageError, OSError, RuntimeError, SafetensorError) as error:
-            raise ExportError(f"{weights} must hold the subnet's weights: {error}") from None
+            raise ExportError(f"{weights} must hold the subnet's weights: {first_line(error)}") from None
         return subnet
 
 
-def _description(folder: str | Path) -> dict[str, Any]:
+class _Description(BaseModel):
+    """What ``arch.json`` must say for its subnet to be loaded."""
+
+    model_config = ConfigDict(strict=True)
+
+    architecture: dict[str, bool | int | float | str]
+    space: str
+    space_digest: str
+    features: Features | None = None
+
+
+def _description(folder: str | Path) -> _Description:
     address = join(folder, "arch.json")
     try:
-        description: dict[str, Any] = json.loads(read_bytes(address))
-        missing = {"space", "space_digest", "architecture"} - description.keys()
-    except (StorageError, ValueError, AttributeError) as error:
+        return _Description.model_validate_json(read_bytes(address))
+    except ValidationError as error:
+        missing = [
+            str(one["loc"][0]) for one in error.errors() if one["type"] == "missing" and len(one["loc"]) == 1
+        ]
+        if missing:
+            raise ExportError(f"{address} must say {', '.join(missing)}") from None
+        raise ExportError(f"{address} must describe a subnet: {InvalidValue.first(error).line()}") from None
+    except StorageError as error:
         raise ExportError(f"{address} must describe a subnet: {error}") from None
-    if missing:
-        raise ExportError(f"{address} must say {', '.join(sorted(missing))}")
-    return description
+
+
+def _space_of(description: _Description, folder: str | Path, trust: bool) -> SearchSpace:
+    """The space that a file names, if its code is Manynet's own or trusted."""
+    if not trust and not references.is_ours(description.space):
+        raise ExportError(
+            f"{folder} names code that is not Manynet's, {description.space!r:.200}: load it with space=, its search "
+            "space, or with trust=True to run that code"
+        )
+    return references.make(SearchSpace, description.space)
 
 
 def extract(

@@ -76,7 +76,7 @@ def check_saved(space: SearchSpace, network: nn.Module, arch: Mapping[str, Any],
             load_model(again.network, f"{folder}/weights.safetensors")
         else:
             write_weights(subnet, Path(folder), space, reference, any_batch=True)
-            again = Subnet.load(folder)
+            again = Subnet.load(folder, space)
         with torch.no_grad():
             difference = gap(again(*inputs), subnet(*inputs))
         findings.expect(
