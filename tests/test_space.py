@@ -8,10 +8,13 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch
+from optuna.distributions import CategoricalDistribution
 from ray import tune
 from torch import nn
 
 import manynet as mn
+from manynet.search.distributions import distributions
+from manynet.space import domains
 from manynet.space.domains import ArchitectureError, SpaceError
 
 
@@ -93,6 +96,106 @@ def test_values_are_spelled_as_the_domain_spells_them() -> None:
 
 
 @pytest.mark.parametrize(
+    ("domain", "listed", "spellings"),
+    [
+        (tune.choice(np.arange(4, 17, 4)), [4, 8, 12, 16], {8: [8, 8.0, np.int64(8), np.float32(8)]}),
+        (
+            tune.choice([np.float64(0.5), np.str_("a"), np.bool_(True)]),
+            [0.5, True, "a"],
+            {"a": [np.str_("a")]},
+        ),
+        (tune.choice(["b", "a", 1]), [1, "a", "b"], {}),
+        (tune.quniform(0.1, 0.9, 0.1), [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], {0.6: [6 * 0.1, 0.6]}),
+        (tune.quniform(-0.6, 0, np.float64(0.3)), [-0.6, -0.3, 0.0], {-0.3: [-3 * 0.1]}),
+        (tune.quniform(1, 3, 1), [1.0, 2.0, 3.0], {2.0: [2, np.int32(2)]}),
+        (tune.qrandint(3, 13, 4), [4, 8, 12], {8: [8.0]}),
+        (tune.qrandint(3, 6, 1), [3, 4, 5], {}),
+        (tune.qlograndint(3, 13, 4), [4, 8, 12], {}),
+        (tune.randint(-1, 2), [-1, 0, 1], {}),
+    ],
+)
+def test_one_place_says_which_options_a_domain_has(
+    domain: Any, listed: list[Any], spellings: dict[Any, list[Any]]
+) -> None:
+    made = domains.declared("key", domain)
+    found = domains.listed(made)
+    assert [(type(option), option) for option in found] == [(type(option), option) for option in listed]
+    assert domains.size(made) == len(listed)
+    assert set(domains.extremes(made)) <= set(listed)
+    assert {min(listed, key=str), max(listed, key=str)} <= set(listed)
+    drawn = [
+        domains.admitted("key", made, made.sample(random_state=np.random.default_rng(n))) for n in range(60)
+    ]
+    assert set(drawn) == set(listed) and {type(option) for option in drawn} <= set(map(type, listed))
+    for option, others in spellings.items():
+        assert [domains.admitted("key", made, other) for other in others] == [option] * len(others)
+    optuna = distributions({"key": made})["key"]
+    if not isinstance(optuna, CategoricalDistribution):
+        assert (optuna.low, optuna.high) == (listed[0], listed[-1])
+    for value in ("no", None, math.nan, math.inf, [1], 999, 0.123456):
+        with pytest.raises(ArchitectureError, match="key must be"):
+            domains.admitted("key", made, value)
+
+
+def test_real_numbers_cannot_be_listed() -> None:
+    with pytest.raises(ValueError, match=r"must be countable, but got a number from 0.5 to 2.0"):
+        domains.listed(tune.uniform(0.5, 2.0))
+
+
+def test_more_combinations_than_floats_can_be_told() -> None:
+    many = {f"k{n}": tune.choice([1, 2, 3]) for n in range(700)}
+    assert make(domains=many).size == math.inf
+    assert domains.combinations(many) == "10^334 combinations"
+    assert domains.combinations({"a": tune.uniform(0, 1)}) == "infinitely many combinations"
+    assert domains.combinations({"a": tune.choice([1, 2, 3])}) == "3 combinations"
+
+
+class Chain(mn.Supernet):
+    """Layers in a row, each with a width; the operator of one in four costs more the narrower its input is."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(mn.elastic.Linear(32, 32) for _ in range(count))
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor, arch: mn.Architecture) -> torch.Tensor:
+        for n, layer in enumerate(self.layers):
+            width = arch[f"layer{n}.width"]
+            if n % 4 == 0 and arch[f"layer{n}.operator"] == ("outer" if n % 8 else "slice"):
+                x = x[:, :1]
+            x = layer(x, out_features=33 - width if n == 5 else width)
+        return x
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_largest_and_smallest_are_no_worse_than_any_single_change(count: int) -> None:
+    widths = {f"layer{n}.width": tune.choice([1, 8, 20, 32]) for n in range(count)}
+    operators = {f"layer{n}.operator": tune.choice(["outer", "slice"]) for n in range(0, count, 4)}
+    space = make(domains=widths | operators, supernet=lambda: Chain(count), input_shape=(32,))
+    for arch, sign in ((space.largest, 1), (space.smallest, -1)):
+        cost = space.read(arch).macs
+        for key, domain in space.domains.items():
+            for option in domain.categories:
+                other = space.valid({**arch, key: option})
+                assert sign * space.read(other).macs <= sign * cost, (key, option)
+
+
+def test_the_largest_of_many_choices_takes_few_readings() -> None:
+    readings = []
+
+    class Counted(Chain):
+        def forward(self, x: torch.Tensor, arch: mn.Architecture) -> torch.Tensor:
+            readings.append(1)
+            return super().forward(x, arch)
+
+    widths = {f"layer{n}.width": tune.choice([1, 8, 20, 32]) for n in range(200)}
+    operators = {f"layer{n}.operator": tune.choice(["outer", "slice"]) for n in range(0, 200, 4)}
+    space = make(domains=widths | operators, supernet=lambda: Counted(200), input_shape=(32,))
+    assert space.largest["layer7.width"] == 32
+    assert len(readings) < 200  # one for each option of each key would be 900
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"depth": 7}, "depth must be an integer from 1 to 3, but got 7"),
@@ -123,8 +226,15 @@ def test_a_missing_choice_is_named() -> None:
         ({"domains": {"a": tune.grid_search([1, 2])}}, "a must be a Ray Tune domain"),
         ({"domains": {"a": tune.sample_from(lambda spec: 1)}}, "a must be a Ray Tune domain"),
         ({"domains": {3: tune.choice([1])}}, "a domain's key must be a string, but got 3"),
-        ({"domains": {"a": tune.choice([(1, 2)])}}, "a: options must be numbers or strings"),
-        ({"domains": {"a": tune.choice([])}}, "a: options must be numbers or strings, but got none"),
+        ({"domains": {"a": tune.choice([(1, 2)])}}, "a: options must be finite numbers or strings"),
+        ({"domains": {"a": tune.choice([1.0, math.nan])}}, "a: options must be finite .*, but got nan"),
+        ({"domains": {"a": tune.randint(3, 3)}}, "a must have a value, but there is none from 3 to 3"),
+        ({"domains": {"a": tune.qrandint(9, 14, 8)}}, "a must have a value"),
+        (
+            {"domains": {"a": tune.qrandint(0, 10, 2.5)}},
+            "a: the step must be a whole number above 0, but got 2.5",
+        ),
+        ({"domains": {"a": tune.choice([])}}, "a: options must be finite numbers or strings, but got none"),
         ({"domains": {"a": tune.randn()}}, "a: bounds must be finite"),
         ({"supernet": Net()}, "supernet must be a class or function"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -34,9 +35,9 @@ def chosen(choice: Size | None, largest: int, name: str) -> int:
         return largest
     if isinstance(choice, Soft):
         return _largest_option(choice.values, largest, name)
-    if isinstance(choice, bool) or not isinstance(choice, int) or not 1 <= choice <= largest:
+    if isinstance(choice, bool) or not isinstance(choice, Integral) or not 1 <= choice <= largest:
         raise ChoiceError(f"{name} must be an integer from 1 to {largest}, but got {choice!r}")
-    return choice
+    return int(choice)
 
 
 @lru_cache(maxsize=4096)

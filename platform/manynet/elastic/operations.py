@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 from manynet.elastic.recorder import Recorder, storage
 
 _aten = torch.ops.aten
-# PyTorch infers the shapes of these operators in Python, which takes ten times as long as an empty tensor.
+# PyTorch infers the shapes of these operators, and of new_empty, in Python: ten times as long as an empty tensor takes.
 _SHAPE_KEEPING = frozenset(
     {
         _aten.add.Tensor,
@@ -54,7 +54,9 @@ class Operations(TorchDispatchMode):
         if not self.recorder.metering:
             return func(*args, **(kwargs or {}))
         if func in _SHAPE_KEEPING and all(_same_shape(args[0], other) for other in args[1:]):
-            return args[0].new_empty(args[0].shape)
+            return _empty(args[0], args[0].shape)
+        if func is _aten.new_empty.default and not any((kwargs or {}).values()):
+            return _empty(*args)
         if func is _aten.cat.default and (joined := _joined(*args)) is not None:
             return joined
         out = func(*args, **(kwargs or {}))
@@ -90,8 +92,14 @@ def _joined(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor | Non
     if not -len(first) <= dim < len(first) or any(side != sides[0] for side in sides) or len(kinds) > 1:
         return None
     first[dim] += sum(shape[dim] for shape in others)
-    return tensors[0].new_empty(first)
+    return _empty(tensors[0], first)
+
+
+def _empty(like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device)
 
 
 def _same_shape(x: torch.Tensor, other: Any) -> bool:
+    if isinstance(other, int | float):
+        return x.is_floating_point()
     return isinstance(other, torch.Tensor) and other.shape == x.shape and other.dtype == x.dtype

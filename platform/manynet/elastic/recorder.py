@@ -7,6 +7,7 @@ the network, also when a forward pass raises.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ class Recorder:
     uses: dict[nn.Module, list[Use]] = field(default_factory=dict)
     touched: dict[int, Count | int] = field(default_factory=dict)
     asks_mode: bool = False
-    _noted: list[set[int]] = field(default_factory=list)
+    _noted: list[AbstractSet[int]] = field(default_factory=list)
     _token: Token[Recorder | None] | None = None
     _share: Count | int = 1
 
@@ -105,10 +106,9 @@ class Recorder:
             self.touched[place] = largest(self.touched.get(place, 0), self._share)
 
     @contextmanager
-    def inside(self, layer: nn.Module) -> Iterator[None]:
-        """An elastic layer runs in the block: it notes itself which of its tensors it uses."""
-        own = (*layer.parameters(recurse=False), *layer.buffers(recurse=False))
-        self._noted.append({storage(tensor) for tensor in own})
+    def inside(self, places: AbstractSet[int]) -> Iterator[None]:
+        """In the block runs an elastic layer, which notes itself what it uses of its tensors, at ``places``."""
+        self._noted.append(places)
         try:
             yield
         finally:

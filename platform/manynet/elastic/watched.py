@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache, partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ class Watched:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval()
-        self._places = {storage(tensor) for tensor in [*network.parameters(), *network.buffers()]}
+        self._places = _places(network, recurse=True)
         for module in network.modules():
             _tell(module)
 
@@ -69,20 +71,33 @@ def _tell(module: nn.Module) -> None:
     # Not a hook: forward is also called by name.
     if "forward" in module.__dict__:
         module.__dict__["_watched_forward"] = module.__dict__["forward"]
-    module.__dict__["forward"] = partial(_run, module, module.forward)
+    places = _places(module) if isinstance(module, Elastic) else None
+    module.__dict__["forward"] = partial(_run, module, module.forward, places)
     if not _uses_nothing_more(module):
         module.__class__ = _mode_telling(type(module))  # type: ignore[arg-type]
 
 
-def _run(module: nn.Module, forward: Callable[..., Any], *inputs: Any, **arguments: Any) -> Any:
+def _run(
+    module: nn.Module,
+    forward: Callable[..., Any],
+    noted: AbstractSet[int] | None,
+    /,
+    *inputs: Any,
+    **arguments: Any,
+) -> Any:
     recorder = recording()
     if recorder is None:
         return forward(*inputs, **arguments)
     recorder.entered(module)
-    if not isinstance(module, Elastic):
+    if noted is None:
         return forward(*inputs, **arguments)
-    with recorder.inside(module):
+    with recorder.inside(noted):
         return forward(*inputs, **arguments)
+
+
+def _places(module: nn.Module, recurse: bool = False) -> frozenset[int]:
+    """Where a module's tensors lie."""
+    return frozenset(map(storage, chain(module.parameters(recurse), module.buffers(recurse))))
 
 
 def _uses_nothing_more(module: nn.Module) -> bool:

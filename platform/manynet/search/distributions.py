@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from optuna.distributions import (
 from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform, Quantized, Uniform
 
 from manynet.errors import ManynetError
-from manynet.space.domains import step_of
+from manynet.space.domains import bounds, step_of
 
 
 class DomainError(ManynetError, TypeError):
@@ -54,21 +53,14 @@ def _distribution(key: str, domain: Domain) -> BaseDistribution:
         step = step_of(domain)
         # Optuna has no grid on a log scale. The grid decides which values are valid, so it is kept.
         log = isinstance(sampler, LogUniform) and step is None
-        low, high = (domain.lower, domain.upper) if step is None else _on_grid(domain, step)
+        low, high = bounds(domain)
         if isinstance(domain, Float):
             return FloatDistribution(low, high, log=log, step=step)
-        last = high - 1 if step is None else high
-        return IntDistribution(int(low), int(last), log=log, step=int(step or 1))
+        return IntDistribution(low, high, log=log, step=int(step or 1))
     raise DomainError(
         f"domain of {key!r} must be choice, randint, qrandint, lograndint, uniform, quniform or "
         f"loguniform, but got {type(domain).__name__} with {type(sampler).__name__} sampling"
     )
-
-
-def _on_grid(domain: Integer | Float, step: float) -> tuple[float, float]:
-    """The first and last multiple of ``step`` within the bounds; rounding tolerates float errors (0.3 / 0.1)."""
-    first = math.ceil(round(domain.lower / step, 9)) * step
-    return first, first + math.floor(round((domain.upper - first) / step, 9)) * step
 
 
 def _sample(domain: BaseDistribution, rng: random.Random) -> Any:

@@ -42,6 +42,10 @@ class Meter:
         """All calls of each elastic layer at one example; arguments and errors are those of :meth:`cost`."""
         return self._record(arch, decided).uses
 
+    def macs(self, arch: Mapping[str, Any], decided: Mapping[str, Any]) -> Count | int:
+        """Multiply-adds of one example in evaluation; arguments and errors are those of :meth:`cost`."""
+        return self._record(arch, decided).macs
+
     def cost(self, arch: Mapping[str, Any], decided: Mapping[str, Any]) -> tuple[Count | int, Count | int]:
         """Multiply-adds of one example in evaluation, and parameters of evaluation and training together.
 

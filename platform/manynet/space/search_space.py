@@ -6,8 +6,6 @@ dict of choices; its canonical form lacks the keys that its network does not rea
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from manynet.data.features import Features
 from manynet.elastic.count import Count
 from manynet.elastic.recorder import Use
 from manynet.elastic.soft import Soft, soft
+from manynet.space.costliest import costliest
 from manynet.space.domains import (
     ArchitectureError,
     SpaceError,
@@ -34,6 +33,7 @@ from manynet.space.domains import (
     size,
     soft_options,
 )
+from manynet.space.identity import content_of, digest
 from manynet.space.meter import Meter
 from manynet.space.tasks import Task
 
@@ -115,6 +115,7 @@ class SearchSpace:
         self.domains = {key: declared(key, domain) for key, domain in domains.items()}
         self.soft = {key: soft_options(key, self.domains) for key in soft}
         self.task = task
+        self._task_identity = content_of(task, f"the task of {name!r}")
         self.version = version
         self.features = features
         self._adapt = adapt
@@ -138,10 +139,10 @@ class SearchSpace:
         content = [
             self.name,
             self.version,
-            repr(self.task),
+            self._task_identity,
             {k: identity(d) for k, d in self.domains.items()},
         ]
-        return _digest(content if self.features is None else [*content, self.features.to_dict()])
+        return digest(content if self.features is None else [*content, self.features.to_dict()])
 
     def fitted(self, features: Features) -> SearchSpace:
         """This space for data with these features; itself, if it does not depend on them."""
@@ -202,7 +203,7 @@ class SearchSpace:
 
     def key(self, config: Mapping[str, Any]) -> str:
         """Digest of the canonical architecture, 16 hexadecimal digits."""
-        return _digest(sorted(self.canonical(config).items()))
+        return digest(sorted(self.canonical(config).items()))
 
     def draw(self, rng: np.random.Generator) -> dict[str, Value]:
         """A random architecture, valid but not canonical: the cheap draw of a training step."""
@@ -216,28 +217,23 @@ class SearchSpace:
 
     @cached_property
     def largest(self) -> dict[str, Value]:
-        """The architecture with most multiply-adds, maximised one choice at a time."""
-        return self.canonical(self._costliest({key: extremes(d)[0] for key, d in self.domains.items()}, 1))
+        """The architecture with most multiply-adds; see :func:`manynet.space.costliest.costliest`."""
+        start = {key: extremes(domain)[0] for key, domain in self.domains.items()}
+        return self.canonical(costliest(self.domains, self._macs, start, 1))
 
     @cached_property
     def smallest(self) -> dict[str, Value]:
-        """The architecture with fewest multiply-adds, minimised one choice at a time."""
-        return self.canonical(self._costliest(self._costliest_start(), -1))
-
-    def _costliest_start(self) -> dict[str, Value]:
-        return {key: self.largest.get(key, extremes(d)[0]) for key, d in self.domains.items()}
-
-    def _costliest(self, arch: dict[str, Value], sign: int) -> dict[str, Value]:
-        for key, domain in self.domains.items():
-            options = [{**arch, key: option} for option in extremes(domain)]
-            if len(options) > 1 and (self._counted or key in self.read(self.valid(arch)).keys):
-                arch = max(options, key=lambda option: sign * self._macs(option))
-        return arch
+        """The architecture with fewest multiply-adds."""
+        start = {key: self.largest.get(key, extremes(domain)[0]) for key, domain in self.domains.items()}
+        return self.canonical(costliest(self.domains, self._macs, start, -1))
 
     def _macs(self, arch: Architecture) -> float:
         """Multiply-adds of an architecture with a value for every key."""
         if self._counted is None:
-            return self.read(self.valid(arch)).macs
+            valid = self.valid(arch)
+            macs = self._meter.macs(valid, valid)
+            assert isinstance(macs, int)
+            return macs
         return self._counted.at({key: options.index(arch[key]) for key, options in self.soft.items()})
 
     @cached_property
@@ -245,7 +241,8 @@ class SearchSpace:
         """Multiply-adds of all combinations from one soft pass, if every choice may stay undecided."""
         if self._repair is not None or self.soft.keys() != self.domains.keys():
             return None
-        macs, _ = self.count(self.soften({}, {key: torch.ones(len(o)) for key, o in self.soft.items()}))
+        arch = self.soften({}, {key: torch.ones(len(options)) for key, options in self.soft.items()})
+        macs = self._meter.macs(arch, self.decided(arch))
         return macs if isinstance(macs, Count) else None
 
     def inputs(self, arch: Architecture) -> dict[str, tuple[Shape, torch.dtype]]:
@@ -271,8 +268,11 @@ class SearchSpace:
 
     @property
     def size(self) -> float:
-        """Number of combinations of options; distinct networks may be fewer."""
-        return math.prod(size(domain) for domain in self.domains.values())
+        """Number of combinations of options, infinite beyond 1e308; distinct networks may be fewer."""
+        try:
+            return float(math.prod(size(domain) for domain in self.domains.values()))
+        except OverflowError:
+            return math.inf
 
     def read(self, arch: Architecture) -> Reading:
         """The keys that ``arch`` uses and its cost, from one forward pass without arithmetic.
@@ -364,7 +364,3 @@ def _shape_and_dtype(entry: Any) -> tuple[Shape, torch.dtype]:
     if len(entry) == 2 and isinstance(entry[1], torch.dtype):
         return tuple(entry[0]), entry[1]
     return tuple(entry), torch.float32
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

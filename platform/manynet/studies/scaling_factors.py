@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ray.tune.search.sample import Categorical, Integer
-
 from manynet import references
 from manynet.errors import ManynetError
-from manynet.space.domains import Options, Value, allowed, bounds, extremes, size, step_of
+from manynet.space.domains import Options, Value, allowed, extremes, listed, size
 from manynet.space.search_space import Architecture, SearchSpace
 from manynet.space.subnet import cost
 
@@ -251,14 +249,6 @@ def _distance(family: Family, arch: Architecture, targets: Mapping[str, tuple[fl
 
 def _listed(key: str, domain: Options) -> list[Value]:
     """All options of a choice."""
-    if isinstance(domain, Categorical):
-        return list(domain.categories)
     if math.isinf(size(domain)):
         raise ScalingError(f"scaling needs choices that can be listed, but {key} is {allowed(domain)}")
-    lowest, highest = bounds(domain)
-    step = step_of(domain) or 1
-    kind = int if isinstance(domain, Integer) else float
-    return [
-        kind(step * number)
-        for number in range(math.ceil(lowest / step - 1e-9), math.floor(highest / step + 1e-9) + 1)
-    ]
+    return listed(domain)

@@ -26,6 +26,7 @@ from manynet.runtime.modules import located
 from manynet.runtime.ray_session import connect
 from manynet.search.protocol import parse_goals
 from manynet.search.runs import search
+from manynet.space.domains import combinations
 from manynet.space.fitting import fit_together
 from manynet.space.search_space import SearchSpace, described
 from manynet.space.subnet import cost
@@ -113,9 +114,8 @@ class Study:
 
     def run(self) -> None:
         """Run every step on record, in order, and write the report; finished steps are not repeated."""
-        logger.info(
-            "%s: %d choices, %.3g combinations", self.space.name, len(self.space.domains), self.space.size
-        )
+        domains = self.space.domains
+        logger.info("%s: %d choices, %s", self.space.name, len(domains), combinations(domains))
         for name, settings in self.experiment.steps.items():
             logger.info("%s", name)
             getattr(self, name)(**settings.model_dump())
