@@ -133,3 +133,56 @@ def test_a_value_has_the_name_of_the_module_that_assigns_it(
         for name in names:
             sys.modules.pop(name)
     assert found == "nets_declared:space"
+
+
+BESIDE = """
+from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+import manynet as mn
+import beside_helper
+from ray import tune
+
+@dataclass
+class Sizes:
+    widths: tuple[int, ...] = (8, 64)
+
+class Net(mn.Supernet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = mn.elastic.Linear(64, 10)
+    def forward(self, x, arch):
+        x = beside_helper.flat(x)
+        return self.head(x[:, :arch["width"]], in_features=arch["width"])
+
+print("read as", __name__ == "__main__")
+space = mn.SearchSpace("mine", {"width": tune.choice(list(Sizes().widths))}, Net, mn.tasks.Classification(10), (1, 8, 8))
+"""
+
+
+def test_a_script_is_a_module_beside_its_siblings_and_its_code_goes_to_workers(tmp_path: Path) -> None:
+    own, elsewhere = tmp_path / "own", tmp_path / "elsewhere"
+    own.mkdir()
+    elsewhere.mkdir()
+    (own / "mine.py").write_text(BESIDE)
+    (own / "beside_helper.py").write_text("def flat(x):\n    return x.flatten(1)\n")
+    pickled = tmp_path / "space.pickle"
+    reads = (
+        "import pathlib, ray.cloudpickle, manynet.references as r\n"
+        f"space = r.load({str(own / 'mine.py')!r} + ':space')\n"
+        f"assert r.load('../own/mine.py:space') is space\n"
+        f"pathlib.Path({str(pickled)!r}).write_bytes(ray.cloudpickle.dumps(space))\n"
+    )
+    gets = (
+        "import pathlib, pickle, sys\n"
+        f"space = pickle.loads(pathlib.Path({str(pickled)!r}).read_bytes())\n"
+        "import manynet as mn\n"
+        "print(mn.cost(space, space.largest).parameters)\n"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script], cwd=elsewhere, capture_output=True, text=True, check=True
+        )
+        for script in (reads, gets)
+    ]
+    assert [one.stdout.split() for one in said] == [["read", "as", "False"], ["650"]]

@@ -212,9 +212,11 @@ def _script(path: Path) -> ModuleType:
     if not path.is_file() or spec is None or spec.loader is None:
         raise UnknownNameError(f"a script's path must lead to a Python file, but got {str(path)!r}")
     module = importlib.util.module_from_spec(spec)
-    if str(path.resolve().parent) not in sys.path:
+    folder = path.resolve().parent
+    if str(folder) not in sys.path:
         # Modules beside it are found as when it is run. Last, so that they hide nothing.
-        sys.path.append(str(path.resolve().parent))
+        sys.path.append(str(folder))
+    before = set(sys.modules)
     # Dataclasses and pickle look the module up by its name.
     sys.modules[name] = module
     token = _reading_script.set(True)
@@ -227,7 +229,23 @@ def _script(path: Path) -> ModuleType:
         raise
     finally:
         _reading_script.reset(token)
+    beside = [sys.modules[new] for new in set(sys.modules) - before if _is_beside(sys.modules[new], folder)]
+    _send_by_value([module, *beside])
     return module
+
+
+def _is_beside(module: ModuleType, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and folder in Path(file).resolve().parents and "site-packages" not in file
+
+
+def _send_by_value(modules: Sequence[ModuleType]) -> None:
+    """Let workers get the code of modules, which they could not import, with the objects that need it."""
+    # Ray takes half a second to import, and only scripts need it here.
+    from ray import cloudpickle
+
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
 
 
 def _is_file(file: str | None, path: Path) -> bool:
