@@ -229,14 +229,21 @@ def _script(path: Path) -> ModuleType:
         raise
     finally:
         _reading_script.reset(token)
-    beside = [sys.modules[new] for new in set(sys.modules) - before if _is_beside(sys.modules[new], folder)]
-    _send_by_value([module, *beside])
+    _send_by_value([module, *(new for new in modules_beside(folder) if new.__name__ not in before)])
     return module
 
 
-def _is_beside(module: ModuleType, folder: Path) -> bool:
-    file = getattr(module, "__file__", None)
-    return file is not None and folder in Path(file).resolve().parents and "site-packages" not in file
+def modules_beside(folder: Path) -> list[ModuleType]:
+    """Loaded modules that lie in a script's folder, or below it, and are not installed there."""
+    return [
+        module
+        for module in list(sys.modules.values())
+        if isinstance(module, ModuleType)
+        and (file := getattr(module, "__file__", None)) is not None
+        and folder in Path(file).resolve().parents
+        and "site-packages" not in file
+        and module.__name__ != "__main__"
+    ]
 
 
 def _send_by_value(modules: Sequence[ModuleType]) -> None:

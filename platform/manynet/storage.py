@@ -149,6 +149,17 @@ def write_bytes(address: str | Path, content: bytes) -> None:
         put(filesystem, path, content)
 
 
+def remove(address: str | Path) -> None:
+    """Delete a file, if it is there.
+
+    Raises:
+        StorageError: it cannot be deleted.
+    """
+    filesystem, path = locate(address)
+    with writing(address), suppress(FileNotFoundError):
+        filesystem.delete_file(path)
+
+
 def put(filesystem: pyarrow.fs.FileSystem, path: str, content: bytes | pa.Buffer) -> None:
     """:func:`write_bytes` on an open filesystem, whose connections are reused.
 

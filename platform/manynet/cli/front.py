@@ -33,9 +33,10 @@ def front(
     Example: `manynet front runs/mine --choice heads`
     """
     from manynet.report.choices import containing, mixes, varied
-    from manynet.studies.study import Study, StudyError
+    from manynet.studies.findings import Findings
+    from manynet.studies.on_record import StudyError
 
-    content = Study.open(folder).found()
+    content = Findings.open(folder).search_content()
     if not content.front:
         evaluated = len(content.records)
         raise StudyError(

@@ -18,6 +18,7 @@ from manynet.storage import join
 
 if TYPE_CHECKING:
     from manynet.records.ledger import Record
+    from manynet.studies.findings import Findings
     from manynet.studies.study import Study
     from manynet.studies.sweep import Sweep
 
@@ -89,9 +90,9 @@ def best(
     ] = "",
 ) -> None:
     """Print the best subnet of a study, among evaluated ones and finalists."""
-    from manynet.studies.study import Study
+    from manynet.studies.findings import Findings
 
-    record = Study.open(folder).best(column, where)
+    record = Findings.open(folder).best(column, where)
     table = Table("column", "value", title=f"{record.kind} {_name(record)}")
     for name, value in record.metrics.items():
         unit = " (ms)" if name.startswith(LATENCY) else ""
@@ -105,23 +106,26 @@ def best(
 
 def report(folder: Folder) -> None:
     """Write `report.html` again from what the study holds now."""
-    from manynet.studies.study import Study, recorded
+    from manynet.studies import on_record
+    from manynet.studies.findings import Findings, write_page
     from manynet.studies.sweep import Sweep
 
-    if recorded(folder).sweep:
+    if on_record.read(folder).sweep:
         sweep = Sweep.open(folder)
         sweep.report()
         _show_sweep(sweep)
     else:
-        study = Study.open(folder)
-        study.report()
-        _show(study)
+        findings = Findings.open(folder)
+        write_page(findings)
+        _show(findings)
 
 
 def _run_study(study: Study) -> None:
+    from manynet.studies.findings import Findings
+
     with _resumable(study.folder):
         study.run()
-    _show(study)
+    _show(Findings.open(study.folder))
 
 
 def _run_sweep(sweep: Sweep) -> None:
@@ -131,9 +135,9 @@ def _run_sweep(sweep: Sweep) -> None:
 
 
 def _show_sweep(sweep: Sweep) -> None:
-    for name, study in sweep.studies():
+    for name, findings in sweep.findings():
         Console().print(f"[bold]{name}[/]", soft_wrap=True)
-        _show(study)
+        _show(findings)
     Console().print(f"all studies: {join(sweep.folder, 'report.html')}", soft_wrap=True)
 
 
@@ -148,9 +152,9 @@ def _resumable(folder: str) -> Iterator[None]:
         stopped(stop, f"`manynet resume {folder}`")
 
 
-def _show(study: Study) -> None:
-    console, metric = Console(), study.space.task.metric
-    finalists = study.winners()
+def _show(findings: Findings) -> None:
+    console, metric = Console(), findings.facts.metric
+    finalists = findings.finalists()
     if finalists:
         wanted = (f"test_{metric}", metric, "parameters", "macs")
         columns = [c for c in wanted if c in finalists[0].metrics]
@@ -165,13 +169,13 @@ def _show(study: Study) -> None:
         for record in finalists:
             table.add_row(_name(record), *(_figure(record.metrics[c]) for c in columns))
         console.print(table)
-    baseline = study.baseline() if finalists else None
+    baseline = findings.facts.baseline if finalists else None
     if baseline is not None:
         console.print(f"{baseline[0]}: {baseline[1]:.4f} test {metric} on the same split")
-    ranking = study.ranking()
+    ranking = findings.ranking()
     if ranking is not None:
         console.print(ranking.verdict, style=None if ranking.carries_search else "yellow", soft_wrap=True)
-    console.print(f"report: {join(study.folder, 'report.html')}", soft_wrap=True)
+    console.print(f"report: {join(findings.folder, 'report.html')}", soft_wrap=True)
 
 
 def _name(record: Record) -> str:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Protocol
+
 from manynet.config.settings import Role, SearchSettings
-from manynet.data import Data
 from manynet.records.conditions import LATENCY
 from manynet.records.goals import Goals
 from manynet.search.evaluator import Provenance
-from manynet.space.search_space import SearchSpace
-from manynet.space.tasks import Task
 
 
-def parse_goals(settings: SearchSettings, task: Task) -> Goals:
+class Measures(Protocol):
+    """What has metrics: a task, or the facts of a study."""
+
+    @property
+    def metric(self) -> str:
+        """The main one."""
+
+    @property
+    def columns(self) -> Mapping[str, bool]:
+        """Each, and whether higher is better."""
+
+
+def parse_goals(settings: SearchSettings, task: Measures) -> Goals:
     """Objectives and conditions of a search; by default the task's metric and latency on this host.
 
     Raises:
@@ -20,12 +32,17 @@ def parse_goals(settings: SearchSettings, task: Task) -> Goals:
     return Goals.parse(settings.objectives, settings.constraints, task.metric, task.columns)
 
 
-def provenance(
-    space: SearchSpace, weights_digest: str, data: Data, settings: SearchSettings, goals: Goals
-) -> Provenance:
-    """Provenance shared by all records of a search."""
-    made_with = settings.of(Role.EFFORT)
-    return Provenance(space.digest, weights_digest, data.digest, protocol(settings, goals), made_with)
+def provenance(space: str, weights: str, data: str, settings: SearchSettings, goals: Goals) -> Provenance:
+    """Provenance shared by all records of a search.
+
+    Args:
+        space: digest of the space.
+        weights: digest of the supernet's.
+        data: digest of the data.
+        settings: of the search.
+        goals: of the search.
+    """
+    return Provenance(space, weights, data, protocol(settings, goals), settings.of(Role.EFFORT))
 
 
 def protocol(settings: SearchSettings, goals: Goals) -> str:

@@ -73,7 +73,7 @@ def search(
             f"a latency column needs a device that measures, but got none for {goals.devices[0]!r}"
         )
     prepare = Scoring(space, ray.put(dict(weights)), data, settings, measure, lease)
-    origin = provenance(space, weights_digest, data, settings, goals)
+    origin = provenance(space.digest, weights_digest, data.digest, settings, goals)
     return run(space, settings, ledger, prepare, origin, folder, first)
 
 

@@ -42,6 +42,25 @@ class Alone:
         return f"{json.dumps(self.settings.fixed, sort_keys=True)} start={start}"
 
 
+@dataclass(frozen=True)
+class Keys:
+    """Ledger keys of subnets trained by themselves.
+
+    Attributes:
+        space: digest of their space.
+        data: digest of the data.
+        supernet: digest of the weights that they belong to; empty where they belong to none.
+    """
+
+    space: str
+    data: str
+    supernet: str = ""
+
+    def of(self, alone: Alone) -> str:
+        """The key of a subnet's record."""
+        return record_key(alone.kind, self.space, self.supernet, alone.arch, self.data, alone.protocol)
+
+
 Judge = Callable[[Subnet], Evaluation]
 """What a trained subnet, on the CPU, is worth."""
 
@@ -66,9 +85,7 @@ class SubnetTrainer:
 
     def key(self, alone: Alone) -> str:
         """The key of its record."""
-        return record_key(
-            alone.kind, self.space.digest, self.supernet, alone.arch, self.data.digest, alone.protocol
-        )
+        return Keys(self.space.digest, self.data.digest, self.supernet).of(alone)
 
     def missing(self, requests: Sequence[Alone]) -> list[Alone]:
         """Requests without a record."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from manynet.space.export import export
 from manynet.space.search_space import Architecture
 from manynet.space.subnet import Subnet
 from manynet.storage import copy_folder, join
-from manynet.studies.alone import Alone, SubnetTrainer
+from manynet.studies.alone import Alone, Keys, SubnetTrainer
 
 COMPARED = 64
 """Validation examples on which every export must agree with its subnet."""
@@ -28,16 +28,16 @@ Measured = Callable[[Subnet, Inputs], Mapping[str, Latency]]
 
 
 @dataclass(frozen=True)
-class Finalists:
-    """The finalists step of a study.
+class Selection:
+    """Which subnets become finalists and anchors of a study, and which of its records are theirs.
 
     Attributes:
-        trainer: of the supernet's subnets.
+        keys: of their records.
         weights: address of the supernet's.
-        settings: of the step.
+        settings: of the finalists step.
     """
 
-    trainer: SubnetTrainer
+    keys: Keys
     weights: str
     settings: FinalistsSettings
 
@@ -52,21 +52,44 @@ class Finalists:
         """Whether ``record`` is of this step, with these settings."""
         return record.kind in ("anchor", "finalist") and record.key == self._key(record.kind, record)
 
-    def chosen(self, evaluations: Sequence[Record], goals: Goals) -> list[Alone]:
-        """Anchors and winners of a search. Those on record stay, wherever more are asked for."""
-        done = self.trainer.ledger.keys()
+    def chosen(
+        self, evaluations: Sequence[Record], goals: Goals, metric: str, done: Collection[str]
+    ) -> list[Alone]:
+        """Anchors and winners of a search. Those on record stay, wherever more are asked for.
+
+        Args:
+            evaluations: of the search.
+            goals: of the search.
+            metric: the task's main one.
+            done: keys on record.
+        """
         kept = {
             kind: {r.key for r in evaluations if self._key(kind, r) in done}
             for kind in ("anchor", "finalist")
         }
         conditions = [*goals.conditions, *parse_conditions(self.settings.where)]
-        metric = self.trainer.space.task.metric
         anchored = anchors(evaluations, metric, self.settings.anchors, kept["anchor"])
         won = winners(evaluations, goals.objectives, conditions, self.settings.count, kept["finalist"])
         return [
             *(self.alone("anchor", record.architecture) for record in anchored),
             *(self.alone("finalist", record.architecture) for record in won),
         ]
+
+    def _key(self, kind: Kind, record: Record) -> str:
+        return self.keys.of(self.alone(kind, record.architecture))
+
+
+@dataclass(frozen=True)
+class Finalists:
+    """Makes a study's finalists and anchors.
+
+    Attributes:
+        trainer: of the supernet's subnets.
+        settings: of the step.
+    """
+
+    trainer: SubnetTrainer
+    settings: FinalistsSettings
 
     def run(self, chosen: Sequence[Alone], measured: Measured, exporter: Exporter) -> None:
         """Train, judge and record what is missing of ``chosen``.
@@ -90,9 +113,6 @@ class Finalists:
             return Evaluation(self.trainer.validation(subnet, self.settings.batch_size))
 
         self.trainer.records(chosen, {"anchor": anchor, "finalist": finalist})
-
-    def _key(self, kind: Kind, record: Record) -> str:
-        return self.trainer.key(self.alone(kind, record.architecture))
 
 
 @dataclass(frozen=True)

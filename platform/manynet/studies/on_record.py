@@ -30,14 +30,11 @@ def recorded(folder: str | Path, changes: Sequence[str] = ()) -> Experiment:
         ExperimentError, SettingsError: for a change that an experiment does not take.
         ModuleMissingError: a module of the user's own is not where it was.
     """
-    address = join(folder, EXPERIMENT)
-    if not exists(address):
-        raise StudyError(f"a study's folder must hold {EXPERIMENT}, but got {str(folder)!r}")
     changed = {change.partition("=")[0].strip() for change in changes}
     for key in ("study", "space_digest", "modules"):
         if key in changed:
             raise StudyError(f"{key} of a study that has begun cannot be changed, but got a change of it")
-    text = read_bytes(address).decode()
+    text, address = _text(folder)
     # First: what the user's package `trainers` holds would be looked for in Manynet's.
     find_again(modules_on_record(text, address))
     found = parse_experiment(text, address, changes)
@@ -47,6 +44,24 @@ def recorded(folder: str | Path, changes: Sequence[str] = ()) -> Experiment:
             f"{swept} is swept: each study of {folder} has its own value, which cannot be changed"
         )
     return found
+
+
+def read(folder: str | Path) -> Experiment:
+    """The experiment that a folder holds, to be read: the modules it names need not be there.
+
+    Raises:
+        StudyError: when it holds none.
+        ExperimentError, SettingsError: when the file holds something else.
+    """
+    return parse_experiment(*_text(folder))
+
+
+def _text(folder: str | Path) -> tuple[str, str]:
+    """The experiment file of a folder, and its address."""
+    address = join(folder, EXPERIMENT)
+    if not exists(address):
+        raise StudyError(f"a study's folder must hold {EXPERIMENT}, but got {str(folder)!r}")
+    return read_bytes(address).decode(), address
 
 
 def kept(folder: str, asked: Experiment) -> Experiment:

@@ -165,7 +165,7 @@ class RankingStudy:
         for finetuned in self._finetuning():
             scoring = Scoring(space, weights, self.data, self._scoring(finetuned, space))
             goals = parse_goals(scoring.settings, space.task)
-            made.append(provenance(space, trained.digest, self.data, scoring.settings, goals))
+            made.append(provenance(space.digest, trained.digest, self.data.digest, scoring.settings, goals))
             tasks.append(_evaluate.remote([scoring], made[-1], self.ledger, subject.anchors))
         ray.get(tasks)
         found = {record.key: record for record in self.ledger.read()}

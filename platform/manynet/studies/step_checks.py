@@ -8,17 +8,15 @@ from manynet.search import checks
 from manynet.search.protocol import parse_goals
 from manynet.space.search_space import SearchSpace
 from manynet.studies import devices
-from manynet.studies.on_record import StudyError
 from manynet.training import runs as training
 
 
-def check_step(settings: Settings, space: SearchSpace, reference: str, folder: str) -> None:
+def check_step(settings: Settings, space: SearchSpace, folder: str) -> None:
     """Refuse settings that a step would fail on.
 
     Args:
         settings: of a step.
         space: of the study.
-        reference: where the space is found again; empty where it is not.
         folder: of the study.
 
     Raises:
@@ -29,7 +27,7 @@ def check_step(settings: Settings, space: SearchSpace, reference: str, folder: s
     elif type(settings) is SearchSettings:
         _check_search(settings, space, folder)
     elif type(settings) is FinalistsSettings:
-        _check_finalists(settings, space, reference)
+        _check_finalists(settings, space)
 
 
 def _check_search(settings: SearchSettings, space: SearchSpace, folder: str) -> None:
@@ -38,12 +36,7 @@ def _check_search(settings: SearchSettings, space: SearchSpace, folder: str) -> 
     devices.check(space, goals.devices, settings, folder)
 
 
-def _check_finalists(settings: FinalistsSettings, space: SearchSpace, reference: str) -> None:
+def _check_finalists(settings: FinalistsSettings, space: SearchSpace) -> None:
     training.check(settings.finalist, "subnet")
     training.check(settings.anchor, "subnet")
     check_columns(parse_conditions(settings.where), space.task.columns)
-    if not reference:
-        raise StudyError(
-            "finalists needs a space that can be found again: bind it to a name in a module or script, "
-            f"but {space.name!r} is bound to none"
-        )

@@ -20,7 +20,7 @@ from manynet.latency import sources
 from manynet.records.conditions import parse_conditions
 from manynet.records.ledger import Ledger, Record
 from manynet.records.rank_correlation import RankingQuality
-from manynet.report import ReportContent, write_report
+from manynet.report import ReportContent
 from manynet.report.live import SECONDS_BETWEEN, refreshed
 from manynet.runtime.modules import located
 from manynet.runtime.ray_session import connect
@@ -31,9 +31,12 @@ from manynet.space.fitting import fit_together
 from manynet.space.search_space import SearchSpace, described
 from manynet.space.subnet import cost
 from manynet.storage import absolute, basename, check_writable, join
-from manynet.studies import devices, on_record
-from manynet.studies.finalists import Exporter
-from manynet.studies.findings import Findings, best
+from manynet.studies import devices, facts, kept_code, on_record
+from manynet.studies.alone import SubnetTrainer
+from manynet.studies.facts import Facts
+from manynet.studies.finalists import Exporter, Finalists
+from manynet.studies.findings import SUPERNET, Findings, write_page
+from manynet.studies.holding import exclusive, held
 from manynet.studies.on_record import StudyError, recorded
 from manynet.studies.step_checks import check_step
 from manynet.studies.transfer import runs as transfers
@@ -72,6 +75,7 @@ class Study:
         self._data = data
         self._result: Trained | None = None
         found = references.canonical(space) if isinstance(space, str) else references.find(space)
+        self._kept_by_value = not kept_code.is_importable(found)
         name = recorded_name(data)
         self.ledger = Ledger(join(self.folder, "ledger"))
         asked = Experiment(study=self.folder, space=found or "", data=name, space_digest=self.space.digest)
@@ -101,17 +105,20 @@ class Study:
             study = cls(experiment.study, experiment.space, experiment.data)
         else:
             study = cls._resumed(folder, experiment)
-        training.check_packages(study.data)
-        # What is refused at once comes before what takes seconds.
-        for name, settings in experiment.steps.items():
-            study._check_same(name, settings)
-        for settings in experiment.steps.values():
-            study._check(settings)
-        check_writable(study.folder)
-        for name, settings in experiment.steps.items():
-            study._put_on_record(name, settings)
+        with held(study.folder):
+            training.check_packages(study.data)
+            # What is refused at once comes before what takes seconds.
+            for name, settings in experiment.steps.items():
+                study._check_same(name, settings)
+            for settings in experiment.steps.values():
+                study._check(settings)
+            check_writable(study.folder)
+            study._keep_facts()
+            for name, settings in experiment.steps.items():
+                study._put_on_record(name, settings)
         return study
 
+    @exclusive
     def run(self) -> None:
         """Run every step on record, in order, and write the report; finished steps are not repeated."""
         domains = self.space.domains
@@ -132,6 +139,7 @@ class Study:
         return self._fitted[1]
 
     @takes(TrainSettings)
+    @exclusive
     def train(self, settings: TrainSettings) -> None:
         """Train the supernet; arguments are the fields of :class:`manynet.config.settings.TrainSettings`."""
         self._begin("train", settings)
@@ -151,6 +159,7 @@ class Study:
             )
 
     @takes(SearchSettings)
+    @exclusive
     def search(self, settings: SearchSettings) -> None:
         """Search the trained supernet; arguments are the fields of :class:`manynet.config.settings.SearchSettings`.
 
@@ -180,6 +189,7 @@ class Study:
             )
 
     @takes(FinalistsSettings)
+    @exclusive
     def finalists(self, settings: FinalistsSettings) -> None:
         """Fine-tune and export winners, and train anchors alone to judge the ranking.
 
@@ -192,21 +202,26 @@ class Study:
         records = self._searched("finalists")
         self._begin("finalists", settings)
         findings, searched = self._findings, self._settings("search", SearchSettings)
-        step = findings.finalists_step
-        assert step is not None
-        chosen = step.chosen(records, findings.goals)
+        selection = findings.selection
+        assert selection is not None
+        done = self.ledger.keys()
+        chosen = selection.chosen(records, findings.goals, self.space.task.metric, done)
         if not any(alone.kind == "finalist" for alone in chosen):
             conditions = [*findings.goals.conditions, *parse_conditions(settings.where)]
             raise StudyError(f"no evaluated subnet meets {' and '.join(map(str, conditions))!r}")
-        if step.trainer.missing(chosen):
+        supernet = self._trained().digest
+        trainer = SubnetTrainer(self.space, self.data, self.ledger, join(self.folder, "subnets"), supernet)
+        if trainer.missing(chosen):
             check_writable(self.folder)
             names = findings.goals.devices
             opened = devices.opened(self.space, names, searched, self.folder, records, sources.served)
             with opened as latency, self._report_refreshed():
-                exporter = Exporter(step.trainer, self.experiment.space, self.folder)
-                step.run(chosen, latency.measured, exporter)
-        self._publish_finalists()
+                exporter = Exporter(trainer, self.experiment.space, self.folder)
+                Finalists(trainer, settings).run(chosen, latency.measured, exporter)
+        winners = [Member(architecture=r.architecture, metrics=r.metrics) for r in self.winners()]
+        finalists_file.write(self.folder, winners)
 
+    @exclusive
     def transfer(self, source: str, targets: Sequence[str] = (), subnets: int = 200) -> Transfer:
         """Whether the front found for one device holds on others; see
         :class:`manynet.studies.transfer.comparison.Transfer`.
@@ -243,18 +258,8 @@ class Study:
         return network.eval()
 
     def best(self, column: str | None = None, where: str = "") -> Record:
-        """The best evaluated subnet or finalist: smallest of any column that is no metric to be made large.
-
-        Args:
-            column: a column of the ledger: ``accuracy``, ``test_accuracy``, ``macs``, ``latency@host/torch``...;
-                None is the task's metric.
-            where: conditions joined by ``and``, e.g. ``"latency@host/torch <= 5 and parameters <= 2e5"``.
-
-        Raises:
-            StudyError: when no subnet has the column, or none meets the conditions.
-        """
-        records = [r for r in self.ledger.read() if r.space == self.space.digest]
-        return best(records, self.space.task, column, where)
+        """The best evaluated subnet or finalist; see :meth:`manynet.studies.findings.Findings.best`."""
+        return self._findings.best(column, where)
 
     def ranking(self) -> RankingQuality | None:
         """Agreement of shared-weight scores with anchors trained alone; None with fewer than three anchors."""
@@ -281,9 +286,10 @@ class Study:
     def report(self) -> str:
         """Write ``report.html``, one page that opens offline; returns its address."""
         findings = self._findings
-        baseline = self.baseline() if findings.finalists() else None
-        write_report(self._report, findings.content(baseline))
-        return self._report
+        if findings.finalists() and self._facts.baseline is None:
+            self._facts = self._facts.model_copy(update={"baseline": self.baseline()})
+            facts.write(self.folder, self._facts)
+        return write_page(self._findings)
 
     @classmethod
     def _resumed(cls, folder: str | Path, experiment: Experiment) -> Study:
@@ -291,29 +297,33 @@ class Study:
             raise StudyError(
                 f"{folder} holds several studies; name one of them: {', '.join(variants(experiment))}"
             )
-        if not experiment.space:
+        space = kept_code.load(absolute(folder)) or experiment.space
+        if not space:
             raise StudyError(
-                f"{folder} cannot be resumed by name: its space was made where no module or script holds it"
+                f"{folder} cannot be resumed: its space was made where no module holds it, and {kept_code.KEPT}, where "
+                f"it was kept, is not there"
             )
         if not is_spelled(experiment.data):
             raise StudyError(
                 f"{folder} cannot be resumed by name: its data {experiment.data!r} were made where no module or "
                 f"script holds them; call Study(folder, space, data) with the data themselves"
             )
-        return cls(folder, experiment.space, experiment.data)
+        return cls(folder, space, experiment.data)
 
     @property
     def _findings(self) -> Findings:
         trained = self._trained() if self._is_trained() else None
-        return Findings(self.folder, self.space, self.data, self.experiment, trained)
+        return Findings(self.folder, self._facts, self.experiment, trained)
 
-    @property
-    def _report(self) -> str:
-        return join(self.folder, "report.html")
+    @cached_property
+    def _facts(self) -> Facts:
+        made, kept = Facts.of(self.space, self.data), facts.read(self.folder)
+        # What a plain model scores is kept as long as the data are the same.
+        return made if kept is None else made.model_copy(update={"baseline": kept.baseline_of(made)})
 
     @property
     def _supernet_folder(self) -> str:
-        return join(self.folder, "supernet")
+        return join(self.folder, SUPERNET)
 
     @cached_property
     def _fitted(self) -> tuple[SearchSpace, Data]:
@@ -324,21 +334,24 @@ class Study:
         """The report is written every now and then while a step runs."""
 
         def write() -> None:
-            write_report(self._report, self._findings.content(refresh=SECONDS_BETWEEN))
+            write_page(self._findings, SECONDS_BETWEEN)
 
         with refreshed(write, SECONDS_BETWEEN):
             yield
-
-    def _publish_finalists(self) -> None:
-        members = [Member(architecture=dict(r.architecture), metrics=dict(r.metrics)) for r in self.winners()]
-        if finalists_file.read(self.folder) != members:
-            finalists_file.write(self.folder, members)
 
     def _begin(self, step: str, settings: Settings) -> None:
         """Check a step's settings, then put them on record."""
         self._check_same(step, settings)
         self._check(settings)
+        self._keep_facts()
         self._put_on_record(step, settings)
+
+    def _keep_facts(self) -> None:
+        """What reading the study and going on with it need, before anything is trained."""
+        if self._kept_by_value:
+            kept_code.keep(self.folder, self._declared)
+        if facts.read(self.folder) != self._facts:
+            facts.write(self.folder, self._facts)
 
     def _put_on_record(self, step: str, settings: Settings) -> None:
         if getattr(self.experiment, step) != settings:
@@ -350,7 +363,7 @@ class Study:
         on_record.check_same(self.folder, getattr(self.experiment, step), settings)
 
     def _check(self, settings: Settings) -> None:
-        check_step(settings, self.space, self.experiment.space, self.folder)
+        check_step(settings, self.space, self.folder)
 
     def _device_names(self) -> list[str]:
         settings = self.experiment.search

@@ -12,7 +12,8 @@ from manynet.runtime.modules import located
 from manynet.storage import absolute, basename, exists, join
 from manynet.studies import on_record
 from manynet.studies.alone import TEST
-from manynet.studies.on_record import EXPERIMENT, StudyError, recorded
+from manynet.studies.findings import Findings
+from manynet.studies.on_record import EXPERIMENT, StudyError
 from manynet.studies.study import Study
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Sweep:
         self.experiment = experiment.model_copy(update={"study": self.folder})
         self.variants = variants(self.experiment)
         if exists(join(self.folder, EXPERIMENT)):
-            self._check_same(recorded(self.folder))
+            self._check_same(on_record.read(self.folder))
 
     @classmethod
     def begin(cls, experiment: Experiment) -> Sweep:
@@ -53,7 +54,7 @@ class Sweep:
         Raises:
             StudyError: when it holds none.
         """
-        experiment = recorded(folder)
+        experiment = on_record.read(folder)
         if not experiment.sweep:
             raise StudyError(f"{folder} holds one study, not several")
         return cls(experiment)
@@ -70,12 +71,17 @@ class Sweep:
         for name, variant in self.variants.items():
             yield name, Study.begin(variant)
 
+    def findings(self) -> Iterator[tuple[str, Findings]]:
+        """What each study found, by the name of its folder."""
+        for name, variant in self.variants.items():
+            yield name, Findings.open(variant.study)
+
     def report(self) -> str:
         """Write ``report.html`` with the finalists of all studies; returns its address."""
         finalists, metric = {}, ""
-        for name, study in self.studies():
-            finalists[name] = study.winners()
-            metric = TEST + study.space.task.metric
+        for name, found in self.findings():
+            finalists[name] = found.finalists()
+            metric = TEST + found.facts.metric
         swept = self.experiment.sweep or {}
         facts = {key: getattr(self.experiment, key) for key in ("space", "data") if key not in swept}
         facts |= {key: ", ".join(map(str, values)) for key, values in swept.items()}

@@ -30,10 +30,11 @@ def read(folder: str) -> list[Member] | None:
 
 
 def write(folder: str, winners: Sequence[Member]) -> None:
-    """Write the file atomically.
+    """Write the file atomically, if it does not hold these winners.
 
     Raises:
         StorageError: it cannot be written.
     """
-    content = [winner.model_dump() for winner in winners]
-    write_bytes(join(folder, FILE), json.dumps(content, indent=1).encode())
+    if read(folder) != list(winners):
+        content = [winner.model_dump() for winner in winners]
+        write_bytes(join(folder, FILE), json.dumps(content, indent=1).encode())

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from manynet.config.settings import TrainSettings
 from manynet.data import Data
+from manynet.errors import InvalidValue
 from manynet.learning.strategy import TrainingError
 from manynet.space.domains import Value
 from manynet.space.search_space import Architecture, SearchSpace
 from manynet.space.subnet import Subnet, extract
-from manynet.storage import exists, join, read_bytes, read_json
+from manynet.storage import exists, join, read_bytes
 from manynet.training.loop import RESULT, WEIGHTS, TrainingJob, load_weights
 
 
@@ -79,29 +82,64 @@ def check_identity(job: TrainingJob, saved: Mapping[str, Any], place: str) -> No
             )
 
 
+class _Result(BaseModel):
+    """The file that marks a training complete."""
+
+    model_config = ConfigDict(strict=True)
+
+    identity: dict[str, Any]
+    digest: str
+    curves: list[dict[str, float]] = Field(min_length=1)
+    seconds: float
+    found: dict[str, bool | int | float | str] | None = None
+    made_with: list[dict[str, Any]] = []
+
+
+def finished(folder: str) -> Trained | None:
+    """Result of a training that ended in a folder, or None. Its weights are not read.
+
+    Raises:
+        TrainingError: when the folder holds something else.
+    """
+    saved = _saved(folder)
+    return None if saved is None else _trained(folder, saved)
+
+
 def result(job: TrainingJob) -> Trained | None:
     """Result of a finished job, or None.
 
     Raises:
         TrainingError: when it was trained with other settings, or its weights are damaged.
     """
-    saved = read_json(join(job.folder, RESULT))
+    saved = _saved(job.folder)
     if saved is None:
         return None
-    check_identity(job, saved["identity"], job.folder)
-    weights = join(job.folder, WEIGHTS)
-    if digest(weights) != saved["digest"]:
+    check_identity(job, saved.identity, job.folder)
+    trained = _trained(job.folder, saved)
+    if digest(trained.weights) != trained.digest:
         raise TrainingError(
-            f"weights must be as they were written, but {weights} differs; delete {join(job.folder, RESULT)} to train again"
+            f"weights must be as they were written, but {trained.weights} differs; "
+            f"delete {join(job.folder, RESULT)} to train again"
         )
-    return Trained(
-        weights,
-        saved["digest"],
-        saved["curves"],
-        saved["seconds"],
-        saved.get("found"),
-        saved.get("made_with", ()),
-    )
+    return trained
+
+
+def _saved(folder: str) -> _Result | None:
+    address = join(folder, RESULT)
+    if not exists(address):
+        return None
+    try:
+        return _Result.model_validate_json(read_bytes(address))
+    except ValidationError as error:
+        raise TrainingError(
+            f"{address} must hold a training's result, but {InvalidValue.first(error).line()}; "
+            f"delete it to train again"
+        ) from None
+
+
+def _trained(folder: str, saved: _Result) -> Trained:
+    weights = join(folder, WEIGHTS)
+    return Trained(weights, saved.digest, saved.curves, saved.seconds, saved.found, saved.made_with)
 
 
 def required(job: TrainingJob) -> Trained:

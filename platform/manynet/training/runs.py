@@ -32,17 +32,18 @@ from manynet.errors import ManynetError
 from manynet.learning.strategy import TrainingError, load_strategy
 from manynet.learning.torchrec_setup import check_installed
 from manynet.space.search_space import Architecture, SearchSpace
-from manynet.storage import absolute, exists, join, locate, read_bytes, read_json, unwritable
+from manynet.storage import absolute, exists, join, locate, read_bytes, unwritable
 from manynet.telemetry import training_status
 from manynet.training import checkpoints as checkpoint
 from manynet.training import loop as training_loop
 from manynet.training.log import CURVES
-from manynet.training.loop import CHECKPOINTS, RESULT, TrainingJob, Work, load_weights
+from manynet.training.loop import CHECKPOINTS, TrainingJob, Work, load_weights
 from manynet.training.progress import training_bar
 from manynet.training.results import (
     Trained,
     check_identity,
     digest,
+    finished,
     identity,
     load_subnet,
     required,
@@ -54,6 +55,7 @@ __all__ = [
     "Trained",
     "TrainingError",
     "TrainingStopped",
+    "finished",
     "load_subnet",
     "load_weights",
     "train_subnets",
@@ -168,7 +170,7 @@ def check_packages(data: Data) -> None:
 
 def is_finished(folder: str | Path) -> bool:
     """Whether training in ``folder`` has ended."""
-    return read_json(join(absolute(folder), RESULT)) is not None
+    return finished(absolute(folder)) is not None
 
 
 def curves(folder: str | Path) -> list[dict[str, float]]:
