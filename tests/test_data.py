@@ -350,6 +350,31 @@ def test_jpegs_and_transparency_are_read(tmp_path: Path) -> None:
     assert abs(pixels_of(data.train, data).astype(int) - np.array([200, 10, 10]).reshape(3, 1, 1)).max() < 5
 
 
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+def test_images_stand_as_every_viewer_shows_them(tmp_path: Path, kind: str) -> None:
+    # How an image is stored for each orientation that EXIF knows, by the operation that turns it back.
+    turned = {
+        1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4,
+    }  # fmt: skip
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(16):
+            pixels = np.zeros((64, 32, 3), np.uint8)
+            pixels[:32, :, 0], pixels[:, :16, 1] = 255, 255
+            image, exif = Image.fromarray(pixels), Image.Exif()
+            orientation = 1 + number % 8
+            exif[274] = orientation
+            if (operation := turned[orientation]) is not None:
+                image = image.transpose(Image.Transpose(operation))
+            options = {"lossless": True} if kind == "webp" else {}
+            image.save(tmp_path / label / f"{number}.{kind}", exif=exif, **options)
+    data = load(f"images:{tmp_path}")
+    images = pixels_of(data.train, data)
+    assert images.shape[1:] == (3, 64, 32) and len(images) == 26
+    assert all(image[0, :30].min() > 200 and image[0, 34:].max() < 50 for image in images)
+    assert all(image[1, :, :14].min() > 200 and image[1, :, 18:].max() < 50 for image in images)
+
+
 def bad_header(root: Path) -> Path:
     (root / "a" / "005.png").write_bytes(b"not a picture")
     return root / "a" / "005.png"

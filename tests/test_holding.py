@@ -78,6 +78,8 @@ def test_a_step_is_refused_before_anything_is_done(tmp_path: Path) -> None:
         with pytest.raises(StudyError, match=f"process {process.pid} on"):
             study.train(steps=1, workers=0)
         assert {path.name for path in (tmp_path / "run").iterdir()} == {HOLDER, holding.LOCK}
+        process.communicate("")
+    assert not (tmp_path / "run").exists(), "nothing was done there"
 
 
 def test_a_method_holds_what_it_works_on(tmp_path: Path) -> None:

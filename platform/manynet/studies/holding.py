@@ -132,7 +132,17 @@ def _locked(folder: str) -> Iterator[None]:
             _claim(folder, Holder.this())
         yield
     finally:
+        _remove_unused(Path(folder))
         lock.release()
+
+
+def _remove_unused(folder: Path) -> None:
+    """Leave nothing where a study was refused before it began."""
+    with suppress(OSError):
+        if {path.name for path in folder.iterdir()} <= {HOLDER, LOCK}:
+            for name in (HOLDER, LOCK):
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from manynet.data.base import DataError
 from manynet.errors import first_line
@@ -50,14 +50,14 @@ class ImageShape(NamedTuple):
 
 
 def probe(file: str | IO[bytes], name: str) -> ImageShape:
-    """Read an image's header only.
+    """Read an image's header only: its shape as it is shown, which EXIF may say is turned.
 
     Raises:
         DataError: if there is no readable image, naming it.
     """
     try:
         with Image.open(file) as image:
-            mode, (width, height) = image.mode, image.size
+            mode, (width, height) = image.mode, _shown(image, image.size)
     except UNREADABLE as error:
         raise unreadable(name, error) from None
     if mode not in GREY_MODES + COLOUR_MODES:
@@ -68,7 +68,7 @@ def probe(file: str | IO[bytes], name: str) -> ImageShape:
 def decode(file: str | IO[bytes], name: str, shape: ImageShape) -> Pixels:
     """Decode an image to uint8 `(C, H, W)` of `shape`.
 
-    Other sizes are resized to cover it (bilinear, antialiased) and cropped at the centre.
+    It is turned as its EXIF says. Other sizes are resized to cover it (bilinear, antialiased) and cropped at the centre.
 
     Raises:
         DataError: if it cannot be read completely, naming it.
@@ -78,10 +78,18 @@ def decode(file: str | IO[bytes], name: str, shape: ImageShape) -> Pixels:
     try:
         with Image.open(file) as image:
             # Decodes a JPEG at a half, a quarter or an eighth of its size: several times faster.
-            image.draft(mode, size)
-            return _fit(image.convert(mode), shape)
+            image.draft(mode, _shown(image, size))
+            return _fit(ImageOps.exif_transpose(image).convert(mode), shape)
     except UNREADABLE as error:
         raise unreadable(name, error) from None
+
+
+def _shown(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+    """A size as stored, turned to how the image is shown, or the other way round: width and height may change places."""
+    # A PNG may hold its EXIF at its end: a header's reader would decode it all. Pillow turns a TIFF, and its size, itself.
+    known = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+    turned = known and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (size[1], size[0]) if turned else size
 
 
 def unreadable(name: str, error: Exception) -> DataError:
