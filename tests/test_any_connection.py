@@ -22,7 +22,7 @@ from manynet.trainers.any_connection import AnyConnection
 FEATURES = Features(("a", "b"), tuple(Categorical(f"c{n}", 30, values=1 + n % 2) for n in range(4)))
 space = nasrec.tiny.fitted(FEATURES)
 TOTAL = 1000
-OPERATORS = {"dense_operator": "fc+dot_product+gating+sum", "sparse_operator": "attention+embed_fc"}
+OPERATORS = {"dense_operator": "dot_product+fc+gating+sum", "sparse_operator": "attention+embed_fc"}
 
 
 def step(number: int) -> Step:

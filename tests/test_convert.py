@@ -838,6 +838,8 @@ def test_arguments_that_are_not_allowed(tmp_path: Path) -> None:
         ("0" * 40, "all 40 rows have label 0"),
         ("1" * 40, "all 40 rows have label 1"),
         ("01", "split must hold at least"),
+        ("0" * 39 + "1", r"all 4 of validation have label 0 \(1 of 40 rows have label 1\)"),
+        ("1" * 39 + "0", r"all 4 of validation have label 1 \(39 of 40 rows have label 1\)"),
     ],
 )
 def test_labels_that_cannot_be_learned(tmp_path: Path, labels: str, message: str) -> None:

@@ -434,18 +434,22 @@ def conv_space() -> SearchSpace:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_search_outlives_failures_and_ends_with_the_space(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    caplog.set_level(logging.INFO, logger="manynet")
     space = toy_space(4)  # 4 shallow and 8 deep architectures
     fails = [lambda arch: arch["width"] == 3][0]
     ledger = Ledger(tmp_path / "ledger")
-    records = run(space, settings(evaluations=50), ledger, noted(tmp_path, 0.02, fails), PROVENANCE, tmp_path)
+    records = run(space, settings(evaluations=12), ledger, noted(tmp_path, 0.02, fails), PROVENANCE, tmp_path)
     assert len(records) == 9 == len(ledger.read())
     archs = [arch for _, arch in notes(tmp_path)]
     assert len(archs) == 12 == len(set(archs))
     assert len({pid for pid, _ in notes(tmp_path)}) == 2, "both evaluators worked, and were kept"
-    assert "search ended after 9 of 50 evaluations" in caplog.text
-    assert caplog.text.count("ValueError: not this one") == 3
+    assert "search ended after 9 of 12 evaluations" in caplog.text
+    assert len(re.findall(r"ValueError: not this one \(.*test_search.py, line \d+\)", caplog.text)) == 3
+    said = caplog.text + "".join(capfd.readouterr())
+    assert "TERMINATED" in said, "each finished candidate has printed the table"
+    assert "Traceback" not in said and "TypeError" not in said
 
 
 @pytest.mark.usefixtures("ray_cluster")

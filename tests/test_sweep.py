@@ -21,8 +21,8 @@ from manynet.config.experiment import parse_experiment, variants
 from manynet.config.settings import FinalistsSettings
 from manynet.errors import ManynetError
 from manynet.search_spaces import dmasking
-from manynet.studies.alone import SubnetTrainer
-from manynet.studies.finalists import Finalists
+from manynet.studies.alone import Keys, SubnetTrainer
+from manynet.studies.finalists import Selection
 from manynet.studies.sweep import Sweep
 from manynet.training import checkpoints as checkpoint
 
@@ -92,7 +92,8 @@ def test_finalists_of_random_and_of_shared_weights_are_different_trainings(sweep
     (arch,) = (winner.architecture for winner in study.winners())
     alone = {}
     for start in ("random", "shared"):
-        alone[start] = Finalists(trainer, "weights", FinalistsSettings(start=start)).alone("finalist", arch)
+        selection = Selection(Keys("space", "data"), "weights", FinalistsSettings(start=start))
+        alone[start] = selection.alone("finalist", arch)
     assert alone["random"].weights is None and alone["shared"].weights == "weights"
     assert trainer.key(alone["random"]) != trainer.key(alone["shared"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
@@ -69,6 +70,20 @@ def typed_line(error: BaseException) -> str:
     """Type of an error and the first line of its message: exporters explain themselves over pages."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0].strip()}" if text else type(error).__name__
+
+
+def located_line(error: BaseException, outside: str = "") -> str:
+    """Type and message of an error in one line, with the file and line that raised it.
+
+    Args:
+        error: was raised.
+        outside: a file that is not told of: the one that caught it.
+    """
+    said = " ".join(str(error).split())
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    told = [(file, line) for file, line in frames if file != outside and not file.startswith("<frozen")]
+    place = f" ({told[-1][0]}, line {told[-1][1]})" if told else ""
+    return f"{type(error).__name__}{': ' * bool(said)}{said}{place}"
 
 
 def _shortened(value: Any) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from manynet.errors import ManynetError
+from manynet.errors import ManynetError, located_line
 
 T = TypeVar("T")
 CONTENT = ("search_spaces", "trainers")
@@ -66,7 +66,9 @@ def load(reference: str) -> Any:
     except ManynetError:
         raise
     except (Exception, SystemExit) as error:
-        raise UnknownNameError(f"{reference!r} cannot be imported: {_told(error)}") from error
+        raise UnknownNameError(
+            f"{reference!r} cannot be imported: {located_line(error, __file__)}"
+        ) from error
     try:
         return getattr(module, name)
     except AttributeError:
@@ -104,21 +106,10 @@ def make(kind: type[T], reference: str) -> T:
         raise
     except (Exception, SystemExit) as error:
         rule = f"must give a {kind.__name__} when called without arguments"
-        raise UnknownNameError(f"{reference!r} {rule}, but raised {_told(error)}") from error
+        raise UnknownNameError(f"{reference!r} {rule}, but raised {located_line(error, __file__)}") from error
     if not isinstance(made, kind):
         raise UnknownNameError(f"{reference!r} must give a {kind.__name__}, but gave {made!r:.80}")
     return made
-
-
-def _told(error: BaseException) -> str:
-    """An error in one line, with the place in the user's file."""
-    said = " ".join(str(error).split())
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    file = last.tb_frame.f_code.co_filename if last is not None else __file__
-    place = f" ({file}, line {last.tb_lineno})" if last is not None and file != __file__ else ""
-    return f"{type(error).__name__}: {said}{place}"
 
 
 def find(value: object) -> str | None:

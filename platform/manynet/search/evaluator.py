@@ -16,7 +16,7 @@ from ray import tune
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError
 
-from manynet.errors import OutOfService
+from manynet.errors import OutOfService, located_line
 from manynet.records.ledger import Ledger, Record, record_key
 from manynet.search.gate import Gate
 from manynet.search.outcome import Evaluation, Failure, to_result
@@ -122,9 +122,9 @@ class Evaluator(tune.Trainable):
             details = {"seconds": round(time.perf_counter() - start, 6), "evaluator": os.getpid()}
             self._ledger.write(self._provenance.record(self.config, evaluation, **details))
         except Exception as error:
-            logger.exception("candidate %s failed", self.config)
-            reason = f"{type(error).__name__}: {error}"
-            return to_result(Failure(reason, hopeless=isinstance(error, OutOfService)))
+            # The driver tells of it in one line; Ray would print every traceback there as well.
+            logger.debug("candidate %s failed", self.config, exc_info=True)
+            return to_result(Failure(located_line(error), hopeless=isinstance(error, OutOfService)))
         return to_result(evaluation)
 
     def _wait_for_others(self) -> None:

@@ -28,13 +28,15 @@ def trial_table(
     """Tune's own table of trials, best first, for a job's log.
 
     Args:
-        trials: Tune's trials.
+        trials: Tune's trials; those without the objective, which failed or run, are left out.
         objective: sorts the finished candidates.
         columns: metrics to show.
         keys: architecture keys to show.
     """
+    # Tune sorts by the objective, and cannot where one has none.
+    finished = [trial for trial in trials if objective.column in (trial.last_result or {})]
     table: str = _trial_progress_str(
-        list(trials),
+        finished,
         metric_columns=list(columns),
         parameter_columns=list(keys),
         force_table=True,

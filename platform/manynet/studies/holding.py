@@ -132,16 +132,16 @@ def _locked(folder: str) -> Iterator[None]:
             _claim(folder, Holder.this())
         yield
     finally:
-        _remove_unused(Path(folder))
+        _clean(Path(folder))
         lock.release()
 
 
-def _remove_unused(folder: Path) -> None:
-    """Leave nothing where a study was refused before it began."""
+def _clean(folder: Path) -> None:
+    """Leave no name of a holder, and no folder where a study was refused before it began."""
     with suppress(OSError):
-        if {path.name for path in folder.iterdir()} <= {HOLDER, LOCK}:
-            for name in (HOLDER, LOCK):
-                (folder / name).unlink(missing_ok=True)
+        (folder / HOLDER).unlink(missing_ok=True)
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
             folder.rmdir()
 
 

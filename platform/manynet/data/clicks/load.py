@@ -6,7 +6,7 @@ import numpy as np
 
 from manynet.data.base import Data, DataError, Split
 from manynet.data.clicks.in_memory import Clicks, ClickSplit
-from manynet.data.clicks.schema import Schema, read_schema
+from manynet.data.clicks.schema import Schema, check_labels, read_schema
 from manynet.data.clicks.streamed import ClickFiles, StreamedClicks, find_clicks
 from manynet.storage import join
 
@@ -31,6 +31,7 @@ def load_clicks(name: str, folder: str, memory: int) -> Data:
     """
     schema = read_schema(folder)
     files = {split: _files(folder, split, schema) for split in ("train", "validation", "test")}
+    check_labels(schema, f"in {folder}")
     # A float32 for each dense feature, an int32 for each id, and a byte for the label.
     row = 4 * (len(schema.features.dense) + schema.features.ids_width) + 1
     make = _in_memory if row * sum(map(len, files.values())) <= memory else StreamedClicks

@@ -57,6 +57,24 @@ class Schema:
         return "\n".join([*lines, f"digest: {self.digest}"])
 
 
+def check_labels(schema: Schema, of: str) -> None:
+    """Refuse a split of one label alone: nothing can be ranked on it.
+
+    Args:
+        schema: of splits that hold rows.
+        of: what else the message says.
+
+    Raises:
+        DataError: for the first such split.
+    """
+    for name, rows in schema.rows.items():
+        if schema.positives[name] in (0, rows):
+            label = int(schema.positives[name] > 0)
+            raise DataError(
+                f"each split must hold rows of both labels, but all {rows:,} of {name} have label {label} ({of})"
+            )
+
+
 def schema_address(folder: str | Path) -> str:
     """Address of a converted data set's schema."""
     return join(folder, FILE)

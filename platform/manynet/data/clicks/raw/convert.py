@@ -24,7 +24,7 @@ from manynet.data.clicks.raw.output import SplitWriter, check_folder, clear_fold
 from manynet.data.clicks.raw.reading_bar import ReadingBar, no_bar
 from manynet.data.clicks.raw.stratify import SPLITS, Stratifier
 from manynet.data.clicks.raw.transform import Examples, transform
-from manynet.data.clicks.schema import Schema, write_schema
+from manynet.data.clicks.schema import Schema, check_labels, write_schema
 from manynet.data.features import Features
 from manynet.data.raw_files import RawFile, find_files
 from manynet.storage import join
@@ -182,3 +182,4 @@ def _check(schema: Schema) -> None:
         raise DataError(
             f"labels must be both 0 and 1, but all {total:,} rows have label {int(positives > 0)}"
         )
+    check_labels(schema, f"{positives:,} of {total:,} rows have label 1")
