@@ -19,7 +19,16 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from manynet.storage import StorageError, exists, is_local, join, read_bytes, remove, write_bytes
+from manynet.storage import (
+    StorageError,
+    check_writable,
+    exists,
+    is_local,
+    join,
+    read_bytes,
+    remove,
+    write_bytes,
+)
 from manynet.studies.on_record import StudyError
 
 HOLDER, LOCK = "holder.json", ".lock"
@@ -151,6 +160,7 @@ def _claimed(folder: str) -> Iterator[None]:
     other = _holder(folder)
     if other is not None and _lives(folder, other):
         raise _in_use(folder, other)
+    check_writable(folder)
     own, stop = Holder.this(), threading.Event()
     _claim(folder, own)
     # Of two that claim at once, the one that wrote last has it.
