@@ -190,7 +190,7 @@ def test_a_bucket_that_is_not_there_is_refused_before_anything_is_trained(
     address = f"s3://none/run{s3.options}"
     study = mn.Study(address, "search_spaces.vit:tiny")
     with pytest.raises(
-        StorageError, match=r"^s3://none/run.* must be a file that can be written: .*bucket.*$"
+        StorageError, match=r"^s3://none/run.* must be a folder that can be written: .*bucket.*$"
     ):
         study.train(**EXPERIMENT["train"])
     file = tmp_path / "experiment.yaml"
