@@ -206,6 +206,7 @@ def _own_tensors(
     copies: dict[int, torch.Tensor] = {}
     for tensor in chain(structure.parameters(), structure.buffers()):
         part = cut.get(id(tensor), tensor)
-        if part is not tensor or not share:
+        # Whole buffers are the structure's own already.
+        if part is not tensor or isinstance(tensor, nn.Parameter) and not share:
             copies[id(tensor)] = copied(part, tensor)
     return copies
